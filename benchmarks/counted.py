@@ -1,9 +1,11 @@
 """Compare the memory of a step that is counted without numbers with the peak that a GPU measured.
 
     python -m benchmarks.counted
+    python -m benchmarks.counted --table
 
 The measurements are those of `benchmarks.families`, whose steps are run here on torch's device `meta`. The weights are the
-same, so the comparison is of the activations. The measured step ran under autocast, which keeps some in float32.
+same, so the comparison is of the activations. The measured step ran under autocast, which keeps some in float32. `--table`
+prints what a step needs with checkpointing and in several precisions, for docs/training.md.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from benchmarks.families import END, VECTORS, Kept, random_batch, random_source
 from benchmarks.full_size import CONFIGS
 from neonym.models.activations import META, model_without_weights, peak_bytes, recomputed, there_and_back
 from neonym.models.encoders.rows import Rows
-from neonym.models.memory import GB
+from neonym.models.loading.sizes import sizes_of
+from neonym.models.memory import GB, Activations, Choice, Needs, Step, estimate
 from neonym.models.model import Model
 from neonym.models.registry import families
+from neonym.models.storage import Storage
 from neonym.types import Conditions, Encoded
 
 TOKENIZER = SimpleNamespace(clip=SimpleNamespace(end=END), padding=0)  # all that a text side reads of one
@@ -56,12 +60,33 @@ def counted(model: Model, side: int) -> float:
     return found / GB
 
 
+def needs_line(name: str, side: int) -> str:
+    """Return the gigabytes of a step with checkpointing in several precisions, also with half of the blocks swapped."""
+    model = model_of(name)
+    model.enable_gradient_checkpointing(recomputed)
+    sizes, pixels = sizes_of(model.source), torch.empty(1, 3, side, side, device=META)  # [1,3,H,W]
+    if sizes is None:
+        raise ValueError(f"there is no estimate for {name}")
+    encoding = peak_bytes(model, lambda: model.vae.encode(pixels))
+    needs = Needs(sizes, Step((side, side)), Activations(0.0, GB * counted(model, side), encoding))
+    half = len(sizes.denoiser.blocks) // 2
+    ways = [Choice(Storage(scheme, scheme, n), True) for scheme in (None, "fp8", "nf4") for n in (0, half)]
+    return (
+        f"| {' | '.join([model.source.name, str(side), *(f'{estimate(needs, way).total / GB:.1f}' for way in ways)])} |"
+    )
+
+
 def main() -> None:
-    """Print a line for each measurement of weights that are not quantized."""
+    """Print a line for each measurement of weights that are not quantized, or the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measured", type=Path, default=Path("benchmarks/results/families.json"))
     parser.add_argument("--families", nargs="+")
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
+    if args.table:
+        for name in args.families or CONFIGS:
+            print("\n".join(needs_line(name, side) for side in (512, 768, 1024)), flush=True)
+        return
     rows = [
         row for row in json.loads(args.measured.read_text())["rows"] if row["kept"] == "bf16" and row.get("peak_gb")
     ]

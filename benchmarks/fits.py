@@ -28,11 +28,11 @@ from benchmarks.checkpoints import make_parts
 from benchmarks.recovery import write_json
 from benchmarks.step import model_folder
 from neonym.models.loading.identify import identify
-from neonym.models.loading.sizes import sizes_for
+from neonym.models.loading.sizes import needs_of
 from neonym.models.memory import (
     GB,
     Choice,
-    ModelSizes,
+    Needs,
     Step,
     choices,
     estimate,
@@ -67,32 +67,32 @@ def source_of(name: str) -> ModelSource:
 
 
 @cache
-def estimated(name: str) -> tuple[ModelSizes, Step]:
-    """Return what an estimate reads: the sizes of a model, and a step with its activations. Raises ValueError."""
+def needs_for(name: str) -> Needs:
+    """Return what a step of a model needs memory for. Raises ValueError."""
     source = source_of(name)
     clip = load_tokenizers(identify("builtin:emoji"))["text_encoder"]
-    found = sizes_for(source, dict.fromkeys(source.encoders, clip), Step((CASES[name], CASES[name]), SAMPLES))
-    if found is None:
+    needs = needs_of(source, dict.fromkeys(source.encoders, clip), Step((CASES[name], CASES[name]), SAMPLES))
+    if needs is None:
         raise ValueError(f"there is no estimate for {name}")
-    return found
+    return needs
 
 
 def needs_line(name: str) -> str:
     """Return what a model needs in some ways, as a line of a table."""
-    sizes, step = estimated(name)
+    needs = needs_for(name)
     less = ((False, None), (False, 1), (True, 1))
     ways = [Choice(Storage(scheme), *way) for scheme in (None, "fp8") for way in less] + [
         Choice(Storage("nf4"), True, 1)
     ]
-    gigabytes = [f"{estimate(sizes, step, way).total / GB:.1f}" for way in ways]
+    gigabytes = [f"{estimate(needs, way).total / GB:.1f}" for way in ways]
     return f"| {' | '.join([source_of(name).name, str(CASES[name]), *gigabytes])} |"
 
 
 def chosen_line(name: str) -> str:
     """Return what `--fit` chooses for a model on cards of several sizes, as a line of a table."""
-    sizes, step = estimated(name)
-    ways = [replace(way, samples=n) for way in choices(0) for n in smaller_batches(step.samples)]
-    found = [fitting_choice(sizes, step, USABLE * card, ways) for card in CARDS]
+    needs = needs_for(name)
+    ways = [replace(way, samples=n) for way in choices(0) for n in smaller_batches(needs.step.samples)]
+    found = [fitting_choice(needs, USABLE * card, ways) for card in CARDS]
     texts = [
         (str(way) or "as it is") if need.total <= USABLE * card else "-"
         for card, (way, need) in zip(CARDS, found, strict=True)
@@ -140,9 +140,9 @@ def measured(name: str, card: int, folder: Path) -> dict[str, Any]:
         str(folder),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
-    sizes, step = estimated(name)
-    ways = [replace(way, samples=n) for way in choices(0) for n in smaller_batches(step.samples)]
-    way, need = fitting_choice(sizes, step, USABLE * card, ways)
+    needs = needs_for(name)
+    ways = [replace(way, samples=n) for way in choices(0) for n in smaller_batches(needs.step.samples)]
+    way, need = fitting_choice(needs, USABLE * card, ways)
     row = {"model": name, "card_gb": card, "way": str(way), "estimated_gb": round(need.total / GB, 2)}
     if done.returncode:
         return {**row, "error": (done.stderr.strip().splitlines() or [str(done.returncode)])[-1][:300]}

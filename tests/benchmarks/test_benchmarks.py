@@ -32,7 +32,7 @@ def test_a_run_is_stopped_on_paper_as_by_the_rule():
     assert row["worst_above_lowest"] == pytest.approx(0.25)
 
 
-def test_families_are_measured_next_to_their_estimates(tmp_path, monkeypatch, capsys):
+def test_families_are_measured_next_to_their_estimated_weights(tmp_path, monkeypatch, capsys):
     """On tiny networks: every way of keeping weights gives nearly the same loss, and swapping the same one."""
     file = tmp_path / "families.json"
     monkeypatch.setattr(
@@ -41,7 +41,7 @@ def test_families_are_measured_next_to_their_estimates(tmp_path, monkeypatch, ca
     measure_families()
     rows = json.loads(file.read_text())["rows"]
     assert {row["kept"] for row in rows} == {str(kept) for kept in KEPT}
-    assert all(0 < row["estimated_weights_gb"] <= row["estimated_gb"] < row["estimated_total_gb"] for row in rows)
+    assert all(row["estimated_weights_gb"] > 0 for row in rows)
     assert all(min(row["gradients"].values()) > 0 for row in rows)
     exact = [(row["loss"], row["gradients"]) for row in rows if row["kept"].startswith("fp8") and row["checkpointing"]]
     assert len(exact) == 2

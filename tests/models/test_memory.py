@@ -10,18 +10,16 @@ from benchmarks.full_size import CONFIGS
 from neonym.config.run import RunConfig
 from neonym.models.loading.assemble import empty_part, scheme_rules
 from neonym.models.loading.identify import identify
-from neonym.models.loading.sizes import sizes_for, sizes_of
+from neonym.models.loading.sizes import needs_of, sizes_of
 from neonym.models.memory import (
-    GB,
-    INNER,
     RESERVE,
+    Activations,
     Choice,
-    ModelSizes,
+    Needs,
     Step,
     choices,
     estimate,
     fitting_choice,
-    kept_activations,
     part_memory,
     smaller_batches,
 )
@@ -34,6 +32,7 @@ from neonym.models.tokenizers.loading import load_tokenizers
 
 SIDE = Step((1024, 1024))
 STEP = Step((128, 128), 4)
+ACTIVATIONS = Activations(31e9, 2.6e9, 2.7e9)
 
 
 def source_of(name: str) -> ModelSource:
@@ -42,8 +41,9 @@ def source_of(name: str) -> ModelSource:
 
 
 @pytest.fixture(params=[family.name for family in families() if family.name in CONFIGS])
-def full(request) -> ModelSizes:
-    return sizes_of(source_of(request.param))
+def full(request) -> Needs:
+    """Return the weights of a model of full size, with activations like those of FLUX.1 at 1024 pixels."""
+    return Needs(sizes_of(source_of(request.param)), SIDE, ACTIVATIONS)
 
 
 def test_the_numbers_of_weights_are_those_of_the_published_models():
@@ -51,86 +51,69 @@ def test_the_numbers_of_weights_are_those_of_the_published_models():
     flux, z_image = sizes_of(source_of("flux1")), sizes_of(source_of("zimage"))
     assert sum(flux.denoiser.numbers) == pytest.approx(11.90e9, abs=5e6)
     assert sum(flux.encoders["text_encoder_2"].numbers) == pytest.approx(4.762e9, abs=1e6)
-    assert (len(flux.denoiser.blocks), flux.denoiser.width) == (57, 3072)
+    assert len(flux.denoiser.blocks) == 57
     assert sum(z_image.denoiser.numbers) == pytest.approx(6.16e9, abs=1e7)
     assert sum(z_image.encoders["text_encoder"].numbers) == pytest.approx(4.022e9 * 35 / 36, rel=0.01)
-    assert (len(z_image.denoiser.blocks), z_image.denoiser.width) == (34, 3840)
+    assert len(z_image.denoiser.blocks) == 34
     dev = sizes_of(source_of("flux2_dev"))
     assert sum(dev.denoiser.numbers) == pytest.approx(32.22e9, abs=5e6)
     assert sum(dev.encoders["text_encoder"].numbers) == pytest.approx(
         17.34e9, abs=1e7
     )  # 30 of 40 layers, and the token table
-    assert (len(dev.denoiser.blocks), dev.denoiser.width) == (56, 6144)
-
-
-@pytest.mark.parametrize(
-    ("name", "tokens", "gigabytes"),
-    [("flux1", 1536, 0.54), ("flux1", 4608, 1.6), ("zimage", 1216, 0.32), ("zimage", 4208, 1.1)],
-)
-def test_the_inputs_of_blocks_take_what_the_reference_says(name, tokens, gigabytes):
-    part = sizes_of(source_of(name)).denoiser
-    assert (kept_activations(part, tokens, INNER, True) - INNER * tokens * part.width) * 2 / GB == pytest.approx(
-        gigabytes, rel=0.05
-    )
+    assert len(dev.denoiser.blocks) == 56
 
 
 def test_each_saving_needs_less_than_the_one_before(full):
-    needed = [estimate(full, SIDE, choice).total for choice in choices(len(full.denoiser.blocks))]
+    needed = [estimate(full, choice).total for choice in choices(len(full.sizes.denoiser.blocks))]
     plain, checkpointed = needed[:2]
     assert plain > checkpointed > min(needed)
-    by_scheme = [part_memory(full.denoiser, scheme, 0, 2) for scheme in (None, "fp8", "nf4")]
+    by_scheme = [part_memory(full.sizes.denoiser, scheme, 0, 2) for scheme in (None, "fp8", "nf4")]
     assert by_scheme == sorted(by_scheme, reverse=True)
-    by_count = [part_memory(full.denoiser, "fp8", count, 2) for count in (0, 10, 20, 30)]
+    by_count = [part_memory(full.sizes.denoiser, "fp8", count, 2) for count in (0, 10, 20, 30)]
     assert by_count == sorted(by_count, reverse=True)
 
 
 @pytest.mark.parametrize("gigabytes", [8, 12, 16, 24, 48, 80])
 def test_a_choice_fits_and_no_better_one_does(full, gigabytes):
     memory = gigabytes * 2**30
-    choice, needed = fitting_choice(full, SIDE, memory, choices(len(full.denoiser.blocks)))
-    least = min(estimate(full, SIDE, own).total for own in choices(len(full.denoiser.blocks)))
+    blocks = len(full.sizes.denoiser.blocks)
+    choice, needed = fitting_choice(full, memory, choices(blocks))
+    least = min(estimate(full, own).total for own in choices(blocks))
     assert needed.total <= max(memory, least)
-    for better in choices(len(full.denoiser.blocks)):
+    for better in choices(blocks):
         if better == choice:
             break
-        assert estimate(full, SIDE, better).total > memory
+        assert estimate(full, better).total > memory
 
 
 def test_the_smallest_choice_is_left_if_none_fits(full):
-    blocks = len(full.denoiser.blocks)
-    choice, needed = fitting_choice(full, SIDE, 1e9, choices(blocks))
-    assert choice.storage == Storage("nf4", "nf4", len(full.denoiser.blocks))
+    blocks = len(full.sizes.denoiser.blocks)
+    choice, needed = fitting_choice(full, 1e9, choices(blocks))
+    assert choice.storage == Storage("nf4", "nf4", blocks)
     assert needed.total > RESERVE
-    choice, _ = fitting_choice(full, SIDE, 1e9, choices(blocks, can_swap=False))
+    choice, _ = fitting_choice(full, 1e9, choices(blocks, can_swap=False))
     assert choice.storage == Storage("nf4", "nf4")
 
 
-def test_an_encoder_without_rows_needs_less_and_waits_before_anything_is_quantized():
-    """FLUX.1 with CLIP alone on 40 GB: T5 waits in the memory of the CPU, and no number changes."""
-    flux, idle = sizes_of(source_of("flux1")), ("text_encoder_2",)
-    alone = replace(SIDE, without_rows=idle)
+def test_an_encoder_waits_before_anything_is_quantized():
+    """FLUX.1 with CLIP alone on 32 GB: T5 waits in the memory of the CPU, and no number changes."""
+    flux, idle = Needs(sizes_of(source_of("flux1")), SIDE, ACTIVATIONS), ("text_encoder_2",)
     plain, waiting = Choice(Storage(), True), Choice(Storage(waiting=idle), True)
-    kept = estimate(flux, SIDE, plain), estimate(flux, alone, plain), estimate(flux, alone, waiting)
-    assert kept[0].activations > kept[1].activations == kept[2].activations
-    t5 = flux.encoders["text_encoder_2"]
-    saved = sum(sum(block) for block in t5.blocks[:-2]) * 2
-    assert kept[1].weights - kept[2].weights == pytest.approx(saved)
-    choice, needed = fitting_choice(flux, alone, 32e9, choices(len(flux.denoiser.blocks), can_wait=idle))
+    there, saved = estimate(flux, plain), estimate(flux, waiting)
+    assert there.activations == saved.activations
+    t5 = flux.sizes.encoders["text_encoder_2"]
+    assert there.weights - saved.weights == pytest.approx(sum(sum(block) for block in t5.blocks[:-2]) * 2)
+    choice, needed = fitting_choice(flux, 32e9, choices(len(flux.sizes.denoiser.blocks), can_wait=idle))
     assert choice == waiting
-    assert needed.total < 32e9 < kept[1].total
+    assert needed.total < 32e9 < there.total
 
 
-def test_more_samples_and_larger_images_need_more(full):
-    choice = Choice(Storage(), True)
-    small, more, large = (
-        estimate(full, step, choice).total for step in (Step((512, 512)), Step((512, 512), 4), Step((1024, 1024)))
-    )
-    assert small < more
-    assert small < large
-    # the VAE in float32 decides before the first step, if that needs more
-    huge = estimate(full, Step((4096, 4096), 1), choice)
-    assert huge.total == huge.weights + max(huge.activations, huge.encoding) + RESERVE
-    assert huge.encoding >= 2048 * 4096**2
+def test_the_vae_decides_if_it_needs_more_than_a_step(full):
+    """It encodes the images before the first step, in float32 and beside all weights."""
+    huge = estimate(full._replace(activations=Activations(3e9, 1e9, 40e9)), Choice(Storage(), True))
+    assert huge.encoding == 40e9 + 4 * sum(full.sizes.vae.numbers)
+    assert huge.total == huge.weights + huge.encoding + huge.reserve
+    assert huge.reserve == pytest.approx(RESERVE + 0.1 * huge.encoding)
 
 
 @pytest.mark.parametrize("scheme", [None, *SCHEMES])
@@ -166,26 +149,21 @@ def held(module) -> int:
     return sum(t.nbytes for t in tensors if t.untyped_storage().nbytes() == t.nbytes)
 
 
-def test_models_made_of_equal_blocks_have_formulas_and_others_are_measured():
-    found = sizes_for(source_of("flux1"), {}, SIDE)
-    assert found is not None
-    assert found[1] == SIDE
+def test_an_estimate_is_of_the_weights_and_of_the_activations_of_all_samples():
     source = identify("builtin:emoji")
-    found = sizes_for(source, load_tokenizers(source), STEP)
-    assert found is not None
-    sizes, step = found
-    assert step.measured is not None
-    assert sum(sizes.denoiser.numbers) == sum(own.numel() for own in empty_part(source, "unet").parameters())
+    needs = needs_of(source, load_tokenizers(source), STEP)
+    assert needs is not None
+    assert sum(needs.sizes.denoiser.numbers) == sum(own.numel() for own in empty_part(source, "unet").parameters())
     plain, both = Choice(Storage()), Choice(Storage("fp8", "fp8"), True, 1)
-    whole, least = estimate(sizes, step, plain), estimate(sizes, step, both)
-    assert whole.activations == 4 * step.measured.plain
-    assert least.activations == step.measured.checkpointed < step.measured.plain
+    whole, least = estimate(needs, plain), estimate(needs, both)
+    assert whole.activations == 4 * needs.activations.plain
+    assert least.activations == needs.activations.checkpointed < needs.activations.plain
     assert least.weights < whole.weights
 
 
 def test_the_samples_of_a_choice_go_through_the_model_together(full):
-    step = replace(SIDE, samples=4)
-    whole, two, more = (estimate(full, step, Choice(Storage(), samples=n)).activations for n in (None, 2, 8))
+    needs = full._replace(step=replace(SIDE, samples=4))
+    whole, two, more = (estimate(needs, Choice(Storage(), samples=n)).activations for n in (None, 2, 8))
     assert whole == more == 2 * two
     assert smaller_batches(1) == (None,)
     assert smaller_batches(4) == (None, 2, 1)
@@ -216,7 +194,7 @@ def test_there_is_no_estimate_for_an_invalid_config():
     assert sizes_of(replace(source, configs=configs)) is None
     source = identify("builtin:emoji")
     configs = {**source.configs, "unet": {**source.configs["unet"], "cross_attention_dim": 77}}
-    assert sizes_for(replace(source, configs=configs), load_tokenizers(source), STEP) is None
+    assert needs_of(replace(source, configs=configs), load_tokenizers(source), STEP) is None
 
 
 def test_indices_are_spread_evenly():

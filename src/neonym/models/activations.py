@@ -1,4 +1,4 @@
-"""Measure the memory of a training step besides the weights, without weights and without arithmetic.
+"""Count the memory of a training step besides the weights, without weights and without arithmetic.
 
 The step runs on torch's `meta` device, whose tensors have shapes and no numbers: the same code runs as on a GPU, in both
 directions, and makes tensors of the same sizes. What is counted is what torch's allocator on a GPU would hold at most.
@@ -6,7 +6,7 @@ directions, and makes tensors of the same sizes. What is counted is what torch's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -35,9 +35,9 @@ DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a number
 ROUNDED = 512  # the allocator on a GPU rounds sizes up to a multiple of this, in bytes
 
 
-def measured_activations(source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step) -> Activations:
+def counted_activations(source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step) -> Activations:
     """Return the most bytes that one sample of a step, and one image in the VAE, take at a time besides the weights."""
-    model = model_without_weights(source, tokenizers, DTYPES[step.width])
+    model = model_without_weights(source, tokenizers, DTYPES[step.width], step.without_rows)
     width, height = step.size
     pixels = torch.empty(1, 3, height, width, device=META)  # [1,3,H,W]
     encoding = peak_bytes(model, lambda: model.vae.encode(pixels))
@@ -47,13 +47,14 @@ def measured_activations(source: ModelSource, tokenizers: Mapping[str, WordToken
 
 
 def model_without_weights(
-    source: ModelSource, tokenizers: Mapping[str, WordTokenizer], dtype: torch.dtype
-) -> Model:  # fmt: skip
-    """Return a model on the `meta` device, with a learned row beside each token table. No weights are read."""
+    source: ModelSource, tokenizers: Mapping[str, WordTokenizer], dtype: torch.dtype, without_rows: Sequence[str] = ()
+) -> Model:
+    """Return a model on the `meta` device, with a learned row beside each token table but some. No weights are read."""
     load = import_module(source.family.module).load
     model: Model = load(replace(source, weights={}, storage=Storage()), dict(tokenizers), META, dtype, 1)
-    for table in model.text.tables.values():
-        table.rows.append(Rows(torch.empty(1, table.frozen.embedding_dim, device=META)))
+    for name, table in model.text.tables.items():
+        if name not in without_rows:
+            table.rows.append(Rows(torch.empty(1, table.frozen.embedding_dim, device=META)))
     return model
 
 
@@ -63,10 +64,11 @@ def recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any
 
 
 def take_step(model: Model, step: Step) -> None:
-    """Take a step with one sample, whose captions have as many ids as they may, all of them the first one."""
-    lengths = {spec.name: spec.max_length or CHUNK + 2 for spec in model.source.encoder_specs}
-    ids = {name: torch.zeros(1, step.chunks, n, dtype=torch.int64, device=model.device) for name, n in lengths.items()}
-    there_and_back(model, step.size, Encoded(ids), Conditions(torch.zeros(1, 6, device=model.device)))
+    """Take a step with one sample, whose caption has as many ids as it may."""
+    longest = max(spec.max_length or CHUNK * step.chunks for spec in model.source.encoder_specs)
+    text = model.text.stacked([model.text.tokenize("word " * longest)], model.device)
+    guidance = None if model.source.facts.embedded_guidance is None else torch.zeros(1, device=model.device)  # [1]
+    there_and_back(model, step.size, text, Conditions(torch.zeros(1, 6, device=model.device), guidance))
 
 
 def there_and_back(model: Model, size: Size, text: Encoded, conditions: Conditions) -> None:

@@ -1,8 +1,7 @@
 """Estimate the memory that a training step needs, and choose settings that fit a device. No torch is needed.
 
-The numbers of weights are exact: those of the networks themselves. Activations are measured for models whose denoiser is
-not made of equal blocks (`activations.py`), and follow from formulas for the others, which `python -m
-benchmarks.families` compares with measurements; docs/training.md has the tables.
+The numbers of weights are exact: those of the networks themselves. Activations are counted in a step without numbers
+(`activations.py`), which `python -m benchmarks.counted` compares with measurements; docs/training.md has the tables.
 """
 
 from __future__ import annotations
@@ -14,14 +13,8 @@ from typing import NamedTuple
 from neonym.models.storage import BYTES, Scheme, Storage, spread
 
 GB = 1e9
-# Activations inside a block, as a multiple of its input: 15 to 25 in transformers with an MLP of 4 times the width
-INNER = 20
-# The same in text encoders: T5-XXL keeps about 1.5 GB for 24 blocks x 512 tokens x 4096, Qwen3-4B 1 GB for 27 blocks
-ENCODER_INNER = 15
-VAE_BYTES = 2048  # per pixel while the VAE encodes an image: four maps of 128 channels in float32
-RESERVE = 1.5 * GB  # the context of the device, workspaces of its libraries, and gaps between allocations
-RESERVE_OF_MEASURED = 0.8e9  # the same where activations are measured, without the gaps
-GAPS = 0.1  # of activations that are measured
+RESERVE = 0.8e9  # the context of the device, and workspaces of its libraries
+GAPS = 0.1  # between allocations, as a share of the activations
 BUFFERS = 2  # blocks in the ring of `offload.py`
 
 
@@ -44,23 +37,20 @@ class PartSizes(NamedTuple):
 
     numbers: Numbers
     blocks: tuple[Numbers, ...]  # of each block, in the order of the forward pass; none for CLIP and VAEs
-    width: int  # of the states of a token
     largest: int  # numbers in the largest layer
 
 
 class ModelSizes(NamedTuple):
-    """The sizes of a model. `lengths` are the ids that each encoder with blocks reads, at most."""
+    """The sizes of a model."""
 
     denoiser: PartSizes
     encoders: Mapping[str, PartSizes]
-    lengths: Mapping[str, int]
     vae: PartSizes
-    pixels_per_token: int  # of an image's side
     others: int = 0  # numbers in other parts, such as adapters
 
 
 class Activations(NamedTuple):
-    """The most bytes that a sample of a step, and an image in the VAE, take at a time besides the weights, as measured."""
+    """The most bytes that a sample of a step, and an image in the VAE, take at a time besides the weights."""
 
     plain: float
     checkpointed: float  # with gradient checkpointing
@@ -77,7 +67,14 @@ class Step:
     without_rows: tuple[str, ...] = ()  # encoders that learn nothing, so that nothing in them is kept
     chunks: int = 1  # of a caption in CLIP
     keeps_vae: bool = False  # it encodes images in every step
-    measured: Activations | None = None  # None: the formulas hold
+
+
+class Needs(NamedTuple):
+    """What a training step of a model needs memory for: its weights, and its activations."""
+
+    sizes: ModelSizes
+    step: Step
+    activations: Activations  # of one sample
 
 
 @dataclass(frozen=True)
@@ -114,13 +111,11 @@ class Estimate(NamedTuple):
     weights: float
     activations: float
     encoding: float  # what the VAE needs before the first step
-    is_measured: bool = False  # activations and encoding, so that a smaller reserve suffices
 
     @property
     def reserve(self) -> float:
         """The bytes in reserve."""
-        own = max(self.activations, self.encoding)
-        return RESERVE_OF_MEASURED + GAPS * own if self.is_measured else RESERVE
+        return RESERVE + GAPS * max(self.activations, self.encoding)
 
     @property
     def total(self) -> float:
@@ -128,35 +123,22 @@ class Estimate(NamedTuple):
         return self.weights + max(self.activations, self.encoding) + self.reserve
 
 
-def estimate(model: ModelSizes, step: Step, choice: Choice) -> Estimate:
+def estimate(needs: Needs, choice: Choice) -> Estimate:
     """Return the memory that a training step needs on its device."""
-    storage = choice.storage
-    weights = part_memory(model.denoiser, storage.denoiser, storage.blocks_to_swap, step.width)
-    for name, part in model.encoders.items():
-        swapped = len(part.blocks) if name in storage.waiting else 0
-        weights += part_memory(part, storage.encoders, swapped, step.width)
-    weights += model.others * step.width
-    dequantized, encoders = 0, ((part, storage.encoders) for part in model.encoders.values())
-    for part, scheme in ((model.denoiser, storage.denoiser), *encoders):
-        if scheme is not None:
-            dequantized = max(dequantized, part.largest * step.width)
-    vae, own, pixels = model.vae.numbers.memory(None, 4), step.measured, step.size[0] * step.size[1]
-    activations = activations_of(model, step, choice.checkpointing) * min(step.samples, choice.samples or step.samples)
-    encoding = own.encoding if own else float(VAE_BYTES * pixels)
-    return Estimate(weights + dequantized, activations + vae * step.keeps_vae, encoding + vae, own is not None)
+    model, step, own = needs
+    vae, one = model.vae.numbers.memory(None, 4), own.checkpointed if choice.checkpointing else own.plain
+    samples = min(step.samples, choice.samples or step.samples)
+    return Estimate(weights_on(model, step, choice.storage), one * samples + vae * step.keeps_vae, own.encoding + vae)
 
 
-def activations_of(model: ModelSizes, step: Step, checkpointing: bool) -> float:
-    """Return the bytes of the activations of one sample."""
-    if step.measured is not None:
-        return step.measured.checkpointed if checkpointing else step.measured.plain
-    image_tokens = step.size[0] * step.size[1] // model.pixels_per_token**2
-    tokens = image_tokens + sum(model.lengths.values())
-    kept = kept_activations(model.denoiser, tokens, INNER, checkpointing)
+def weights_on(model: ModelSizes, step: Step, storage: Storage) -> float:
+    """Return the bytes of the weights on the device during a step, with the largest layer of them as it is used."""
+    parts: list[tuple[PartSizes, Scheme | None, int]] = [(model.denoiser, storage.denoiser, storage.blocks_to_swap)]
     for name, part in model.encoders.items():
-        if name not in step.without_rows:
-            kept += kept_activations(part, model.lengths[name], ENCODER_INNER, checkpointing)
-    return float(kept * step.width)
+        parts.append((part, storage.encoders, len(part.blocks) if name in storage.waiting else 0))
+    held = sum(part_memory(*own, step.width) for own in parts)
+    dequantized = max((part.largest for part, scheme, _ in parts if scheme is not None), default=0)
+    return held + (model.others + dequantized) * step.width
 
 
 def part_memory(part: PartSizes, scheme: Scheme | None, blocks_to_swap: int, width: int) -> float:
@@ -165,15 +147,6 @@ def part_memory(part: PartSizes, scheme: Scheme | None, blocks_to_swap: int, wid
     swapped = [blocks[i] for i in spread(blocks_to_swap, len(blocks))]
     buffers = max(swapped, default=0.0) * min(BUFFERS, len(swapped))
     return part.numbers.memory(scheme, width) - sum(swapped) + buffers
-
-
-def kept_activations(part: PartSizes, tokens: int, inner: int, checkpointing: bool) -> int:
-    """Return how many numbers are kept for the backward pass, for one sample.
-
-    With checkpointing, these are the inputs of all blocks and the inside of one; otherwise, the insides of all.
-    """
-    blocks = len(part.blocks)
-    return (blocks + inner if checkpointing else blocks * inner) * tokens * part.width
 
 
 def smaller_batches(samples: int) -> tuple[int | None, ...]:
@@ -199,13 +172,11 @@ def choices(blocks: int, can_swap: bool = True, can_wait: tuple[str, ...] = ()) 
     yield from (Choice(Storage("nf4", "nf4", count, can_wait), True) for count in counts)
 
 
-def fitting_choice(
-    model: ModelSizes, step: Step, memory: float, among: Iterable[Choice]
-) -> tuple[Choice, Estimate]:  # fmt: skip
+def fitting_choice(needs: Needs, memory: float, among: Iterable[Choice]) -> tuple[Choice, Estimate]:
     """Return the first choice whose estimate fits in `memory` bytes, or the smallest of all if none fits."""
     found: list[tuple[Choice, Estimate]] = []
     for choice in among:
-        needed = estimate(model, step, choice)
+        needed = estimate(needs, choice)
         if needed.total <= memory:
             return choice, needed
         found.append((choice, needed))

@@ -11,8 +11,8 @@ from neonym.data.datasets import Dataset
 from neonym.errors import ModelError, Problem
 from neonym.models.loading.cpu_precision import is_bf16_on_cpu
 from neonym.models.loading.enough_memory import FLOAT32, may_have_gpu, memory_problem
-from neonym.models.loading.sizes import sizes_for
-from neonym.models.memory import GB, Choice, ModelSizes, Step, estimate
+from neonym.models.loading.sizes import needs_of
+from neonym.models.memory import GB, Choice, Needs, Step, estimate
 from neonym.models.source import ModelSource
 from neonym.models.storage import SCHEMES, Scheme, Storage
 from neonym.models.tokenizers.clip import CHUNK
@@ -99,25 +99,24 @@ def memory_table(
     """
     if not datasets or (is_on_cpu(run) and not source.family.denoiser.blocks):
         return {}
-    found = sizes_for(source, tokenizers, largest_step(run, source, datasets, run.compute.micro_batch_size, HALF))
-    if found is None:
+    needs = needs_of(source, tokenizers, largest_step(run, source, datasets, run.compute.micro_batch_size, HALF))
+    if needs is None:
         return {}
-    sizes, step = found
     return {
         scheme or "bf16": {
-            way: round(estimate(sizes, step, Choice(Storage(scheme, scheme, swapped), checkpointing, at_once)).total / GB, 1)
-            for way, (checkpointing, at_once, swapped) in ways_to_save(sizes, step).items()
+            way: round(estimate(needs, Choice(Storage(scheme, scheme, swapped), checkpointing, at_once)).total / GB, 1)
+            for way, (checkpointing, at_once, swapped) in ways_to_save(needs).items()
         }
         for scheme in (None, *SCHEMES)
     }  # fmt: skip
 
 
-def ways_to_save(sizes: ModelSizes, step: Step) -> dict[str, tuple[bool, int | None, int]]:
+def ways_to_save(needs: Needs) -> dict[str, tuple[bool, int | None, int]]:
     """Return the ways of the table: checkpointing, samples that go through the model together, and swapped blocks."""
     ways: dict[str, tuple[bool, int | None, int]] = {"plain": (False, None, 0)}
-    if step.samples > 1:
+    if needs.step.samples > 1:
         ways["one_at_a_time"] = (False, 1, 0)
     ways["gradient_checkpointing"] = (True, 1, 0)
-    if blocks := len(sizes.denoiser.blocks):
+    if blocks := len(needs.sizes.denoiser.blocks):
         ways |= {"half_swapped": (True, 1, blocks // 2), "all_swapped": (True, 1, blocks)}
     return ways

@@ -14,12 +14,12 @@ from neonym.config.run import RunConfig
 from neonym.errors import UserError
 from neonym.models.loading.enough_memory import check_memory
 from neonym.models.loading.parts import free_on
-from neonym.models.loading.sizes import sizes_for
+from neonym.models.loading.sizes import needs_of
 from neonym.models.memory import (
     GB,
     Choice,
     Estimate,
-    ModelSizes,
+    Needs,
     Step,
     choices,
     estimate,
@@ -83,16 +83,15 @@ def with_fit_together(
         return [*plans]
     memory, asked = memory_of(accelerator.device, run.compute.deterministic), found.ways[0]
     precision = precision_for(plans[0], accelerator)
-    choice, needed = fitting_choice(
-        found.sizes, found.step, memory.free, [way for way in found.ways if way.precision == precision]
-    )
+    ways = [way for way in found.ways if way.precision == precision]
+    choice, needed = fitting_choice(found.needs, memory.free, ways)
     if is_fitted(run):
         refuse_if_impossible(needed, memory.total, plans[0].source)
     if choice != asked:
-        before = f"a step needs about {estimate(found.sizes, found.step, asked).total / GB:.1f} GB, but {memory}"
+        before = f"a step needs about {estimate(found.needs, asked).total / GB:.1f} GB, but {memory}"
         note(f"note: --fit: {before} -> {choice} (about {needed.total / GB:.1f} GB)")
     warn_if_too_large(choice, needed, memory, note)
-    at_once = (choice.samples or found.step.samples) if found.is_open else None
+    at_once = (choice.samples or found.needs.step.samples) if found.is_open else None
     if replace(choice, samples=None) == asked:
         return [replace(plan, at_once=at_once) for plan in plans]
     settings = settings_of(choice)
@@ -102,8 +101,7 @@ def with_fit_together(
 class Ways(NamedTuple):
     """The ways in which words can learn together, the best first, and the estimate that decides between them."""
 
-    sizes: ModelSizes
-    step: Step
+    needs: Needs
     ways: list[Choice]
     is_open: bool  # whether the samples that go through the model together are to be chosen
 
@@ -111,18 +109,17 @@ class Ways(NamedTuple):
 def ways_of(plans: Sequence[TrainingPlan], accelerator: Accelerator) -> Ways | None:
     """Return the ways in which words can learn together, by their settings; None if there is no estimate."""
     plan, device = plans[0], accelerator.device
-    if device.type != "cuda" and not plan.source.family.denoiser.blocks:  # what is measured holds for CUDA
+    if device.type != "cuda" and not plan.source.family.denoiser.blocks:  # where convolutions keep packed weights
         return None
     compute = plan.run.compute
     is_open = compute.fit == "auto" and compute.micro_batch_size is None and device.type == "cuda"
-    found = sizes_for(plan.source, plan.tokenizers, step_of(plans, accelerator, is_open))
-    if found is None:
+    needs = needs_of(plan.source, plan.tokenizers, step_of(plans, accelerator, is_open))
+    if needs is None:
         return None
-    sizes, step = found
     is_whole = is_fitted(plan.run)
-    ways = ways_on(device, plans, sizes, step) if is_whole else [choice_of(plan.run, plan.source, device)]
-    batches = smaller_batches(step.samples) if is_open else (None,)
-    return Ways(sizes, step, [replace(way, samples=count) for way in ways for count in batches], is_open)
+    ways = ways_on(device, plans, needs) if is_whole else [choice_of(plan.run, plan.source, device)]
+    batches = smaller_batches(needs.step.samples) if is_open else (None,)
+    return Ways(needs, [replace(way, samples=count) for way in ways for count in batches], is_open)
 
 
 def precision_for(plan: TrainingPlan, accelerator: Accelerator) -> tuple[Scheme | None, Scheme | None] | None:
@@ -133,7 +130,7 @@ def precision_for(plan: TrainingPlan, accelerator: Accelerator) -> tuple[Scheme 
     if (found := ways_of([plan], accelerator)) is None:
         return None
     memory = memory_of(accelerator.device, plan.run.compute.deterministic)
-    return fitting_choice(found.sizes, found.step, memory.total, found.ways)[0].precision
+    return fitting_choice(found.needs, memory.total, found.ways)[0].precision
 
 
 def step_of(plans: Sequence[TrainingPlan], accelerator: Accelerator, is_open: bool) -> Step:
@@ -145,18 +142,18 @@ def step_of(plans: Sequence[TrainingPlan], accelerator: Accelerator, is_open: bo
     return replace(step, keeps_vae=any(own.encodes_in_each_step for own in plans))
 
 
-def ways_on(device: torch.device, plans: Sequence[TrainingPlan], sizes: ModelSizes, step: Step) -> list[Choice]:
+def ways_on(device: torch.device, plans: Sequence[TrainingPlan], needs: Needs) -> list[Choice]:
     """Return the choices of `fit` on a device, the best first."""
     is_apart = device.type == "cuda"  # its memory is not that of the CPU, in which weights can wait
     can_swap = is_apart and not plans[0].run.compute.torch_compile
-    can_wait = able_to_wait(plans, sizes, step.width) if is_apart else ()
-    return [*choices(len(sizes.denoiser.blocks), can_swap, can_wait)]
+    can_wait = able_to_wait(plans, needs) if is_apart else ()
+    return [*choices(len(needs.sizes.denoiser.blocks), can_swap, can_wait)]
 
 
-def able_to_wait(plans: Sequence[TrainingPlan], sizes: ModelSizes, width: int) -> tuple[str, ...]:
+def able_to_wait(plans: Sequence[TrainingPlan], needs: Needs) -> tuple[str, ...]:
     """Return the encoders without rows if they fit in half of the CPU's memory, where they would wait."""
     idle = idle_encoders(plans)
-    needed = sum(sizes.encoders[name].numbers.memory(None, width) for name in idle)
+    needed = sum(needs.sizes.encoders[name].numbers.memory(None, needs.step.width) for name in idle)
     return idle if needed <= psutil.virtual_memory().total / 2 else ()
 
 

@@ -7,7 +7,7 @@ from math import prod
 
 from neonym.errors import UserError
 from neonym.models.loading.enough_memory import plain_shapes
-from neonym.models.loading.sizes import sizes_for
+from neonym.models.loading.sizes import needs_of
 from neonym.models.memory import GB, Choice, Step, estimate
 from neonym.models.source import ModelSource
 from neonym.models.storage import Storage
@@ -47,10 +47,10 @@ def ways_to_save(lanes: Lanes) -> Iterator[str]:
 
 def saved_by_checkpointing(plan: TrainingPlan, step: Step) -> str:
     """Return what gradient checkpointing saves in a step, in gigabytes where there is an estimate."""
-    found = sizes_for(plan.source, plan.tokenizers, step)
-    if found is None:
+    needs = needs_of(plan.source, plan.tokenizers, step)
+    if needs is None:
         return "keeps the activations of one block at a time"
-    plain, checkpointed = (estimate(*found, Choice(Storage(), way)).activations / GB for way in (False, True))
+    plain, checkpointed = (estimate(needs, Choice(Storage(), way)).activations / GB for way in (False, True))
     return f"lowers the activations from about {plain:.1f} to {checkpointed:.1f} GB"
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from neonym.models.loading.sizes import width_in
 from neonym.models.source import ModelSource
 
 UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, of Intel, of Arm
+WIDTHS = ("d_model", "hidden_size")  # keys of the width of a token's states, in configs of text encoders
 LARGE = 512  # width of a token's states; in smaller models, little of a step is matrix products
 
 
@@ -23,7 +23,8 @@ def is_bf16_on_cpu(source: ModelSource) -> bool:
 
 def width_of_text(source: ModelSource) -> int:
     """Return the width of a token's states in the widest text encoder, as its config says."""
-    return max(width_in(source.configs[encoder]) for encoder in source.encoders)
+    configs = [source.configs[encoder] for encoder in source.encoders]
+    return max(next((int(config[key]) for key in WIDTHS if config.get(key)), 0) for config in configs)
 
 
 @cache

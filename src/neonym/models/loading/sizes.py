@@ -6,53 +6,46 @@ The networks are made without weights. Results are cached, as imports take secon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from neonym.io.memo import memoized, versions
-from neonym.models.memory import Activations, ModelSizes, Numbers, PartSizes, Step
+from neonym.models.memory import Activations, ModelSizes, Needs, Numbers, PartSizes, Step
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
-WIDTHS = ("dim", "d_model", "hidden_size")  # keys of the width of a token's states, in configs
 
-
-def sizes_for(
-    source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step
-) -> tuple[ModelSizes, Step] | None:
-    """Return the sizes of a model, and the step with its activations, measured if there is no formula for them.
+def needs_of(source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step) -> Needs | None:
+    """Return what a step of a model needs memory for.
 
     None if there is no estimate: an invalid config is reported when the model is loaded.
     """
-    sizes = sizes_of(source)
-    if sizes is None or sizes.denoiser.blocks:
-        return sizes and (sizes, step)
-    measured = activations_of(source, tokenizers, step)
-    return measured and (sizes, replace(step, measured=measured))
+    sizes, activations = sizes_of(source), activations_of(source, tokenizers, step)
+    return Needs(sizes, step, activations) if sizes and activations else None
 
 
 def activations_of(
     source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step
 ) -> Activations | None:  # fmt: skip
-    """Return the activations of one sample of a step, as measured; None for a model that cannot be made or called."""
+    """Return the activations of one sample of a step; None for a model that cannot be made or called."""
 
     def compute() -> Activations | None:
-        from neonym.models.activations import measured_activations
+        from neonym.models.activations import counted_activations
 
         try:
-            return measured_activations(source, tokenizers, step)
+            return counted_activations(source, tokenizers, step)
         except Exception:  # libraries fail in any way on invalid configs
             return None
 
-    found = memoized("activations", [*key_of(source), versions("torch"), step.size, step.width, step.chunks], compute)
+    own = [versions("torch"), repr(source.facts), step.size, step.width, step.chunks, step.without_rows]
+    found = memoized("activations", [*key_of(source), *own], compute)
     return found and Activations(*found)
 
 
 def sizes_of(source: ModelSource) -> ModelSizes | None:
     """Return the sizes of a model, or None for an invalid config."""
-    denoiser = source.family.denoiser
+    denoiser, key = source.family.denoiser, [*key_of(source), PartSizes._fields]
     try:
-        found = memoized("sizes", key_of(source), lambda: {part: part_sizes(source, part) for part in source.kinds})
+        found = memoized("sizes", key, lambda: {part: part_sizes(source, part) for part in source.kinds})
     except Exception:  # libraries fail in any way on invalid configs
         return None
     parts = {part: from_json(values) for part, values in found.items()}
@@ -60,9 +53,7 @@ def sizes_of(source: ModelSource) -> ModelSizes | None:
     return ModelSizes(
         denoiser=parts[denoiser.part],
         encoders={encoder.name: parts[encoder.name] for encoder in source.encoder_specs},
-        lengths={encoder.name: encoder.max_length * encoder.is_large for encoder in source.encoder_specs},
         vae=parts["vae"],
-        pixels_per_token=source.latents.pixels * source.latents.patch,
         others=sum(sum(part.numbers) for name, part in parts.items() if name not in known),
     )
 
@@ -76,8 +67,8 @@ def key_of(source: ModelSource) -> list[Any]:
 
 def from_json(values: Sequence[Any]) -> PartSizes:
     """Return the sizes of a part from the lists in a memo."""
-    numbers, blocks, width, largest = values
-    return PartSizes(Numbers(*numbers), tuple(Numbers(*block) for block in blocks), width, largest)
+    numbers, blocks, largest = values
+    return PartSizes(Numbers(*numbers), tuple(Numbers(*block) for block in blocks), largest)
 
 
 def part_sizes(source: ModelSource, part: str) -> PartSizes:
@@ -95,8 +86,7 @@ def part_sizes(source: ModelSource, part: str) -> PartSizes:
         for block in block_names(source.family, part, module)
     )
     largest = max((counts[name] for name in schemes), default=0)
-    width = width_in(source.configs[part]) if blocks else 0
-    return PartSizes(counted(counts, schemes), blocks, width, largest)
+    return PartSizes(counted(counts, schemes), blocks, largest)
 
 
 def counted(counts: Mapping[str, int], schemes: Mapping[str, str]) -> Numbers:
@@ -105,9 +95,3 @@ def counted(counts: Mapping[str, int], schemes: Mapping[str, str]) -> Numbers:
     for name, count in counts.items():
         sums[schemes.get(name, "plain")] += count
     return Numbers(sums["plain"], sums["int8"], sums["nf4"])
-
-
-def width_in(config: Mapping[str, Any]) -> int:
-    """Return the width of a token's states from the config of a network made of blocks."""
-    found = next((config[key] for key in WIDTHS if config.get(key)), 0)
-    return int(found or config.get("num_attention_heads", 0) * config.get("attention_head_dim", 0))
