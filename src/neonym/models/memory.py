@@ -70,7 +70,7 @@ class Step:
 
 
 class Needs(NamedTuple):
-    """What a training step of a model needs memory for: its weights, and its activations."""
+    """A record of what a training step of a model needs memory for: weights and activations."""
 
     sizes: ModelSizes
     step: Step
