@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from neonym.data.images import is_one_colour, load_mask, load_pixels
 from neonym.data.latent_keys import LatentKey, entry_names
 from neonym.data.metadata_files import one_colour_problem
 from neonym.data.shared_moments import SharedMoments
+from neonym.io.ahead import ahead
 from neonym.io.atomic import atomic_write, clear_leftovers
 from neonym.types import ImageRecord, View
 
@@ -121,13 +123,15 @@ def cache_moments(
     warn: Callable[[str], None],
     known: Mapping[LatentKey, torch.Tensor] | None = None,
     shared: SharedMoments | None = None,
+    readers: int = 0,
 ) -> dict[LatentKey, torch.Tensor]:
     """Return the moments, float32 [2C,h,w] on the CPU, of all images that are not changed in every draw.
 
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
     `folder` and written to it, if there is one. `warn` is called about images of one colour when they are encoded.
     `known` moments are not encoded, nor are those that are `shared` with other words. `progress` is called with the
-    number of images done and the total. Raises DataError if an image cannot be read.
+    number of images done and the total. So many `readers`, threads, read the images to come. Raises DataError if an image
+    cannot be read.
     """
     records, plain = list(records), []
     shared = SharedMoments() if shared is None else shared
@@ -140,16 +144,21 @@ def cache_moments(
             entries.write(name, found)
     moments |= {key: of_others[name] for key, name in names.items() if name in of_others}
     wanted = [key for key in names if key not in moments]
-    for done, key in enumerate(wanted):
-        progress(done, len(wanted))
+
+    def read(key: LatentKey) -> torch.Tensor | np.ndarray:
         found = entries.read(names[key])
-        if found is None:
-            pixels = load_pixels(*key)
-            plain += [key[0].name] if is_one_colour(pixels) else []
-            found = encoded(pixels, encode)
-            entries.write(names[key], found)
-        moments[key] = found
-        shared.add(names[key], found, is_common=key[0] in common)
+        return load_pixels(*key) if found is None else found
+
+    with closing(ahead(read, wanted, readers)) as images:
+        for done, (key, found) in enumerate(zip(wanted, images, strict=True)):
+            progress(done, len(wanted))
+            if isinstance(found, np.ndarray):
+                plain += [key[0].name] if is_one_colour(found) else []
+                moments[key] = encoded(found, encode)
+                entries.write(names[key], moments[key])
+            else:
+                moments[key] = found
+            shared.add(names[key], moments[key], is_common=key[0] in common)
     progress(len(wanted), len(wanted))
     if plain:
         warn(str(one_colour_problem(plain)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from neonym.training.memory import idle_encoders, storage_of
 from neonym.training.precision import weight_dtype
 from neonym.training.setup import process_of, samples_at_once
 from neonym.types import ImageRecord
+
+MOST_READERS = 8  # threads that read the images while a GPU encodes those before them
 
 
 class KeptModel:
@@ -107,8 +110,9 @@ def encode_images(
     records = [*plan.concept.records, *plan.concept.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
     moments = cache_moments(
-        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known, shared
-    )
+        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known, shared,
+        readers=0 if model.device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1),
+    )  # fmt: skip
     if not plan.encodes_in_each_step:
         model.vae.to("cpu")
     return Latents(moments, model.vae.encode)
