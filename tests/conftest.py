@@ -49,7 +49,7 @@ def run_for(tmp_path, images):
     def build(name: str = "out", **flags) -> RunConfig:
         base = {
             "train_data_dir": str(images), "token_string": "mychar4", "max_train_steps": 8, "eval_samples": 8,
-            "output_dir": str(tmp_path / name), "cpu": True, "learning_rate": 0.005,
+            "output_dir": str(tmp_path / name), "cpu": True, "learning_rate": 0.005, "resolution": "64",
         }  # fmt: skip
         return settings(**{**base, **flags})
 
