@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 import torch
 from PIL import Image
 
@@ -16,7 +17,8 @@ from support.data_sets import make_images
 WHOLE = BucketRules((128, 128))
 
 
-def test_the_cache_is_keyed_by_content(tmp_path):
+@pytest.mark.parametrize("readers", [0, 4])
+def test_the_cache_is_keyed_by_content(tmp_path, readers):
     folder, cache = make_images(tmp_path / "a", 3), tmp_path / "cache"
     sets = [Dataset((Folder(folder, 0, image_rules=ImageRules(flip=True)),), 4, WHOLE)]
     encoded, complaints = [], []
@@ -29,8 +31,8 @@ def test_the_cache_is_keyed_by_content(tmp_path):
         encoded.clear()
         records, _ = scan(sets, lambda p: None)
         return cache_moments(
-            records, encode, vae_hash, cache, lambda done, total: None, complaints.append, complaints.append
-        )
+            records, encode, vae_hash, cache, lambda done, total: None, complaints.append, complaints.append, readers=readers
+        )  # fmt: skip
 
     first = run()
     assert len(encoded) == 6  # three images and their mirror images
@@ -62,5 +64,5 @@ def test_the_cache_is_keyed_by_content(tmp_path):
     shutil.rmtree(cache)
     cache.write_text("a file where the folder should be")
     run()
-    assert len(encoded) == 6
+    assert len(encoded) == 4
     assert sum("cannot be written to" in complaint for complaint in complaints) == 1

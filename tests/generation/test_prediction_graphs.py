@@ -1,6 +1,8 @@
 """Sampling by graphs, on a CPU and, where there is one, on a GPU: the same images as without."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from neonym.generation.graphs import PredictionGraphs, graphs_for
 from neonym.generation.guidance import concatenate_texts
 from neonym.generation.lora import Networks
 from neonym.generation.pipeline import Pipeline, PipelineRules
-from neonym.models.graphs.graphs import EAGER_CALLS, Graph
+from neonym.models.graphs.graphs import Graph
 from neonym.models.graphs.values import mapped
 from neonym.models.loading import parts
 from neonym.models.model import load_model
+from neonym.models.registry import family_named
 from neonym.types import Conditions
 from support.commands import pixels
 from support.jobs import JOB, JOBS, image_of
@@ -24,12 +27,21 @@ from support.lora import make_lora
 from support.meta import Copies, PythonNumbers, on_meta
 from support.recorders import Failing, Remembering, Rerun
 
+EAGER, USUAL = 2, PredictionGraphs.eager_calls  # steps without a graph
 AT_ONCE = PipelineRules(at_once=True)  # as on a GPU
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Let shapes be recorded after few steps, so that short images show it."""
+    monkeypatch.setattr(PredictionGraphs, "eager_calls", EAGER)
 
 
 def graphed(model, recorder, rules=AT_ONCE, networks=None, notes=None):
     """Return a pipeline that samples by graphs of a recorder."""
-    return Pipeline(model, rules, networks, PredictionGraphs(recorder, [] if notes is None else notes.append))
+    return Pipeline(
+        model, rules, networks, PredictionGraphs(recorder, [].append if notes is None else notes.append, networks)
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +60,7 @@ def test_images_are_the_same_with_graphs(model, changes):
         found, eager = pipeline.generate(batch)[0], Pipeline(model, AT_ONCE).generate(batch)[0]
         assert np.array_equal(pixels(found), pixels(eager))
     assert recorder.recorded == 1
-    assert recorder.replays >= 2 * 5 - EAGER_CALLS + 1  # once more when it is recorded, to compare
+    assert recorder.replays >= 2 * 5 - EAGER + 1  # once more when it is recorded, to compare
 
 
 def test_each_of_two_stages_has_its_graph(model):
@@ -58,18 +70,15 @@ def test_each_of_two_stages_has_its_graph(model):
     assert recorder.recorded == 2
 
 
-def test_a_graph_does_not_outlive_the_multipliers_of_its_loras(tmp_path):
-    """Numbers of Python are part of a graph, as those that a recording on a GPU reads once."""
+def test_the_multipliers_of_loras_have_graphs_of_their_own(tmp_path):
+    """They are numbers of Python, which a recording on a GPU reads once."""
     model = load_model()
     save_file(make_lora(model), tmp_path / "lora.safetensors")
     networks, recorder = Networks(model, [str(tmp_path / "lora.safetensors")], (1.0,)), Rerun()
-    pipeline, eager = graphed(model, recorder, networks=networks), Pipeline(model, AT_ONCE, networks)
-    jobs = [replace(JOB, steps=6, multipliers=(multiplier,)) for multiplier in (1.0, 1.0, 0.5)]
-    found = [image_of(pipeline, job) for job in jobs]
-    assert np.array_equal(found[0], found[1])
-    assert (recorder.recorded, recorder.released) == (2, 1)
-    for job, image in zip(jobs, found, strict=True):
-        assert np.array_equal(image, image_of(eager, job))
+    pipeline = graphed(model, recorder, networks=networks)
+    jobs = [replace(JOB, steps=6, multipliers=(multiplier,)) for multiplier in (1.0, 0.5, 1.0)]
+    recorded = [(image_of(pipeline, job), recorder.recorded)[1] for job in jobs]
+    assert recorded == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +90,16 @@ def test_what_cannot_be_recorded_is_sampled_without_graphs_and_says_so(model, re
     assert np.array_equal(image_of(graphed(model, recorder, notes=notes), job), image_of(Pipeline(model, AT_ONCE), job))
     (note,) = notes
     assert why in note
+
+
+def test_a_single_image_is_not_worth_a_graph(model, monkeypatch):
+    monkeypatch.setattr(PredictionGraphs, "eager_calls", USUAL)
+    recorder = Rerun()
+    pipeline = graphed(model, recorder)
+    image_of(pipeline, replace(JOB, steps=20))
+    assert not recorder.recorded
+    image_of(pipeline, replace(JOB, steps=2))
+    assert recorder.recorded == 1
 
 
 def test_decoding_gets_the_memory_of_the_graphs(model, monkeypatch):
@@ -114,8 +133,19 @@ def test_a_prediction_can_be_recorded(tmp_path, monkeypatch, kind):
     assert numbers.found + copies.found == []
 
 
-def test_only_unets_on_a_gpu_are_sampled_by_graphs(model):
-    assert graphs_for(model, "auto", print) is None
+def test_only_unets_on_a_gpu_are_sampled_by_graphs(monkeypatch):
+    monkeypatch.setattr("neonym.generation.graphs.CudaRecorder", Rerun)
+
+    def made(family: str, device: str, setting: str) -> bool:
+        source = SimpleNamespace(family=family_named(family))
+        model: Any = SimpleNamespace(source=source, device=torch.device(device))
+        return graphs_for(model, setting, print) is not None
+
+    assert made("sd1", "cuda", "auto")
+    assert made("sdxl", "cuda", "auto")
+    assert not made("sd1", "cuda", "off")
+    assert not made("sd1", "cpu", "auto")
+    assert not made("flux1", "cuda", "auto")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU and NEONYM_TEST_CUDA=1")
@@ -127,5 +157,5 @@ def test_images_are_the_same_with_graphs_of_cuda(monkeypatch, dtype):
     pipeline = Pipeline(model, graphs=graphs_for(model, "auto", notes.append))
     for job in (replace(job, steps=8) for job in JOBS[:2]):
         assert np.abs(image_of(pipeline, job) - image_of(Pipeline(model), job)).max() <= 2
-    assert len(replays) == 2 * 8 - EAGER_CALLS
+    assert len(replays) == 2 * 8 - EAGER
     assert not notes

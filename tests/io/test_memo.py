@@ -50,7 +50,7 @@ def test_an_unwritable_cache_is_no_error(computed, tmp_path):
     calls, compute = computed
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert [memoized("kind", "key", compute) for _ in range(2)] == [{"a": [1]}] * 2
-    assert len(calls) == 2
+    assert len(calls) == 1  # this process knows
 
 
 def test_failures_are_not_cached(computed):

@@ -18,7 +18,7 @@ from neonym.models.memory import Step
 from neonym.models.model import Model
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.loading import load_tokenizers
-from support.families import tiny_model
+from support.families import FAMILIES, SIDE, tiny_model
 
 STEP = Step((128, 128), width=4)
 
@@ -118,10 +118,34 @@ def test_weights_and_what_is_freed_are_not_counted():
     assert peak_bytes(model, run) == 8192  # 8,000 bytes as an allocator rounds them
 
 
-def test_a_model_that_cannot_be_made_has_no_activations_and_is_tried_once(monkeypatch):
+def test_a_model_that_cannot_be_made_has_no_activations(monkeypatch):
+    """It is tried again: what was wrong may have been outside it."""
     source = identify("builtin:emoji")
     configs = {**source.configs, "unet": {**source.configs["unet"], "down_block_types": ["Unknown"]}}
     broken, tokenizers = replace(source, configs=configs), load_tokenizers(source)
     assert activations_of(broken, tokenizers, STEP) is None
-    monkeypatch.setattr("neonym.models.activations.counted_activations", lambda *_: pytest.fail("tried again"))
-    assert activations_of(broken, tokenizers, STEP) is None
+    monkeypatch.setattr("neonym.models.activations.counted_activations", lambda *_: (1.0, 2.0, 3.0))
+    assert activations_of(broken, tokenizers, STEP) == (1.0, 2.0, 3.0)
+    monkeypatch.setattr("neonym.models.activations.counted_activations", lambda *_: pytest.fail("counted again"))
+    assert activations_of(broken, tokenizers, STEP) == (1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_activations_of_every_family_are_counted(tmp_path, family):
+    """Emphasis makes some text encoders read an empty text, too, and an encoder that learns nothing keeps nothing."""
+    source = identify(str(tiny_model(family, tmp_path / "model")))
+    tokenizers, step = load_tokenizers(source), Step((SIDE, SIDE), width=4)
+    found = activations_of(source, tokenizers, step)
+    assert found is not None
+    assert 0 < found.checkpointed < found.plain
+    assert found.encoding > 0
+    large = tuple(spec.name for spec in source.encoder_specs if spec.is_large)
+    if {*large} != {*source.encoders}:
+        without = activations_of(source, tokenizers, replace(step, without_rows=large))
+        assert without is not None
+        assert without.plain < found.plain
+    for tokenizer in tokenizers.values():
+        tokenizer.reads_emphasis = True
+    weighted = activations_of(source, tokenizers, step)
+    assert weighted is not None
+    assert weighted.plain >= found.plain

@@ -5,6 +5,8 @@ Tensors there have a shape but no numbers: whatever reads one, for which the hos
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,9 @@ from torch import Tensor
 from neonym.models.graphs.values import mapped
 from neonym.models.lexicon import Lexicon
 from neonym.models.loading import parts
+from neonym.models.loading.identify import identify
 from neonym.models.model import Model, load_model
+from neonym.models.storage import SCHEMES, Storage
 from neonym.training.objective import Objective
 from neonym.training.step import inputs_of, losses_of
 from support import WORD
@@ -64,6 +68,15 @@ def test_a_step_of_a_flow_can_be_recorded(as_on_a_gpu, tmp_path, family, caption
     """Captions are of unlike length."""
     model = load_model(str(tiny_model(family, tmp_path / "model")))
     assert copies_of_step(model, captions) == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("family", ["builtin", "flux1"])
+def test_a_step_with_quantized_weights_and_checkpointing_can_be_recorded(as_on_a_gpu, tmp_path, family, scheme):
+    name = "builtin:emoji" if family == "builtin" else str(tiny_model(family, tmp_path / "model"))
+    model = load_model(replace(identify(name), storage=Storage(scheme, scheme)))
+    model.enable_gradient_checkpointing()
+    assert copies_of_step(model, CAPTIONS) == []
 
 
 def test_copies_and_waits_are_noticed():

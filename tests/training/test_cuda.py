@@ -11,7 +11,7 @@ import torch
 
 from neonym import Stepped, train, train_words
 from neonym.errors import UserError
-from neonym.models.graphs.graphs import EAGER_CALLS, Graph
+from neonym.models.graphs.graphs import Graph, Graphs
 from neonym.runs.events import Noted
 from support.data_sets import make_images
 from support.runs import flags_of, rows, wait_for_step
@@ -87,7 +87,7 @@ def test_graphs_compute_what_single_kernels_compute(run_on_gpu, monkeypatch, pre
     without = run("off")
     assert not replays
     assert run("auto") == without
-    assert len(replays) >= 12 - EAGER_CALLS
+    assert len(replays) >= 12 - Graphs.eager_calls
     assert not [note for note in notes if "without CUDA graphs" in note]
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from neonym import Result, RunConfig, train, train_words
-from neonym.models.graphs.graphs import EAGER_CALLS, MOST_SHORTAGES
 from neonym.runs.events import Noted
 from neonym.training import lanes
 from neonym.training.evaluation import Evaluation
@@ -53,7 +52,7 @@ def test_a_word_becomes_the_same_with_graphs(run_for, graphs, flags):
     found = train(run_for("graphs", **FLAGS, **flags))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     micro_batches = 8 * (2 if "micro_batch_size" in flags else 1)
-    assert recorder.replays == 1 + micro_batches - EAGER_CALLS  # once more when it is recorded, to compare
+    assert recorder.replays == 1 + micro_batches - StepGraphs.eager_calls  # once more when it is recorded, to compare
     assert recorder.recorded == 1
     assert [own.graphs for own in made] == [{}]  # their memory is free before the verdict
 
@@ -131,7 +130,7 @@ def test_what_does_not_fit_beside_graphs_gets_their_memory(run_for, graphs, monk
     found = train(run_for("graphs", **flags))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     assert made[0].is_off
-    assert made[0].shortages == MOST_SHORTAGES
+    assert made[0].shortages == StepGraphs.most_shortages
 
 
 def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
@@ -144,7 +143,7 @@ def test_sample_images_get_the_memory_of_the_graphs(run_for, graphs, tmp_path):
     found = train(run_for("graphs", **FLAGS, sample_prompts=str(prompts), sample_every_n_steps=4))
     assert found.files[0].read_bytes() == eager.files[0].read_bytes()
     assert recorder.released == recorder.recorded == 2
-    assert recorder.replays == 2 * (1 + 4 - EAGER_CALLS)
+    assert recorder.replays == 2 * (1 + 4 - StepGraphs.eager_calls)
 
 
 @pytest.fixture

@@ -100,7 +100,8 @@ class EntryFolder:
 
     def read(self, name: str) -> torch.Tensor | None:
         """Return the moments of an entry, float32 [2C,h,w], or None if there is no valid entry."""
-        return None if self.folder is None else read_entry(self.folder / name)
+        folder = self.folder  # another thread may give it up
+        return None if folder is None else read_entry(folder / name)
 
     def has(self, name: str) -> bool:
         """Return whether there is a file of this name, without reading it."""
@@ -130,8 +131,8 @@ def cache_moments(
     Images are encoded one at a time, so that the result does not depend on which entries existed. Entries are read from
     `folder` and written to it, if there is one. `warn` is called about images of one colour when they are encoded.
     `known` moments are not encoded, nor are those that are `shared` with other words. `progress` is called with the
-    number of images done and the total. So many `readers`, threads, read the images to come. Raises DataError if an image
-    cannot be read.
+    number of images done and the total. `readers` threads read the images to come; when encoding ends early, what they
+    read at the moment is read to its end. Raises DataError if an image cannot be read.
     """
     records, plain = list(records), []
     shared = SharedMoments() if shared is None else shared
@@ -143,23 +144,28 @@ def cache_moments(
         if not entries.has(name):
             entries.write(name, found)
     moments |= {key: of_others[name] for key, name in names.items() if name in of_others}
-    wanted = [key for key in names if key not in moments]
+    wanted: dict[str, LatentKey] = {}  # each content once
+    for key, name in names.items():
+        if key not in moments:
+            wanted.setdefault(name, key)
 
-    def read(key: LatentKey) -> torch.Tensor | np.ndarray:
-        found = entries.read(names[key])
-        return load_pixels(*key) if found is None else found
+    def read(name: str) -> torch.Tensor | np.ndarray:
+        found = entries.read(name)
+        return load_pixels(*wanted[name]) if found is None else found
 
+    by_name: dict[str, torch.Tensor] = {}
     with closing(ahead(read, wanted, readers)) as images:
-        for done, (key, found) in enumerate(zip(wanted, images, strict=True)):
+        for done, (name, found) in enumerate(zip(wanted, images, strict=True)):
             progress(done, len(wanted))
+            path = wanted[name][0]
             if isinstance(found, np.ndarray):
-                plain += [key[0].name] if is_one_colour(found) else []
-                moments[key] = encoded(found, encode)
-                entries.write(names[key], moments[key])
-            else:
-                moments[key] = found
-            shared.add(names[key], moments[key], is_common=key[0] in common)
+                plain += [path.name] if is_one_colour(found) else []
+                found = encoded(found, encode)
+                entries.write(name, found)
+            by_name[name] = found
+            shared.add(name, found, is_common=path in common)
     progress(len(wanted), len(wanted))
+    moments |= {key: by_name[name] for key, name in names.items() if name in by_name}
     if plain:
         warn(str(one_colour_problem(plain)))
     return moments

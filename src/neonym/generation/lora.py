@@ -62,20 +62,15 @@ class Networks:
             what = f"{layers - loaded} of its {layers} layers are not in the model and are ignored"
             self.problems.append(Problem("warning", what, file, MISFIT))
 
-    def set(self, multipliers: Sequence[float]) -> bool:
-        """Set the multiplier of each LoRA from now on, and return whether any changes.
-
-        The last one given also applies to the LoRAs after it.
-        """
+    def set(self, multipliers: Sequence[float]) -> None:
+        """Set the multiplier of each LoRA from now on; the last one given also applies to the LoRAs after it."""
         if not self.names or (self.is_merged and self.weights is not None):
-            return False
+            return
         known = [*multipliers] or [1.0]
         weights = (known + [known[-1]] * len(self.names))[: len(self.names)]
-        if weights == self.weights:
-            return False
-        self.pipeline.set_adapters(self.names, weights)
-        self.weights = weights
-        return True
+        if weights != self.weights:
+            self.pipeline.set_adapters(self.names, weights)
+            self.weights = weights
 
 
 def lora_loader(model: Model) -> Any:

@@ -77,8 +77,8 @@ class Pipeline:
 
         Jobs whose texts have different numbers of chunks are generated separately, so that none is padded for another.
         """
-        if self.networks is not None and self.networks.set(jobs[0].multipliers) and self.graphs is not None:
-            self.graphs.release()
+        if self.networks is not None:
+            self.networks.set(jobs[0].multipliers)
         groups: dict[int, list[int]] = {}
         for i, job in enumerate(jobs):
             texts = [job.prompt, job.negative_prompt] if job.guided else [job.prompt]

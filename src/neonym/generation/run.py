@@ -48,7 +48,7 @@ class GenerationSession:
             add_embedding(self.model, embedding, word)
         self.networks = Networks(self.model, settings.network_weights, settings.network_mul, settings.network_merge)
         self.problems = [*self.networks.problems, *precision_notes(settings, self.model.dtype)]
-        graphs = graphs_for(self.model, settings.cuda_graphs, note)
+        graphs = graphs_for(self.model, settings.cuda_graphs, note, self.networks)
         self.pipeline = Pipeline(self.model, pipeline_rules(settings), self.networks, graphs)
         self.facts = run_facts(ready, self.model.source, str(device))
         self.done = 0

@@ -15,7 +15,7 @@ AHEAD = 2  # results for each thread that wait for the caller
 def ahead(function: Callable[[Item], Found], items: Iterable[Item], threads: int) -> Generator[Found, None, None]:
     """Yield what a function returns for each item, in order, and raise its errors there.
 
-    So many threads call it for the items to come; without any, it is called when its result is needed.
+    `threads` threads call it for the items to come; with 0, it is called when its result is needed.
     """
     if threads == 0:
         yield from map(function, items)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from neonym.io.atomic import atomic_write, clear_leftovers
 
 Value = TypeVar("Value")
+_unwritten: dict[Path, Any] = {}  # results for which there is no file, in this process
 SEAL = b'{"sha256": "%s", '  # the start of a memo: the hash of its file name and of everything after it
 
 
@@ -33,8 +34,11 @@ def memoized(kind: str, key: object, compute: Callable[[], Value]) -> Value:
     kept = read_memo(file)
     if "found" in kept:
         return kept["found"]
+    if file in _unwritten:
+        return _unwritten[file]
     found = compute()
-    write_memo(file, {"found": found})
+    if not write_memo(file, {"found": found}):
+        _unwritten[file] = found
     return found
 
 
@@ -47,14 +51,16 @@ def read_memo(file: Path) -> dict[str, Any]:
     return {}
 
 
-def write_memo(file: Path, table: dict[str, Any]) -> None:
-    """Write a table to a file atomically. Do nothing if it cannot be written."""
+def write_memo(file: Path, table: dict[str, Any]) -> bool:
+    """Write a table to a file atomically, and return whether it could be written."""
     content = json.dumps(table).encode()[1:]  # without its first brace
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         clear_leftovers(file.parent)
         with atomic_write(file) as part:
             part.write_bytes(seal(file, content) + content)
+        return True
+    return False
 
 
 def seal(file: Path, content: bytes) -> bytes:

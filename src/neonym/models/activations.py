@@ -31,7 +31,7 @@ from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 from neonym.types import Conditions, Encoded, Size
 
 META = torch.device("meta")
-DTYPES = {2: torch.float16, 4: torch.float32}  # by bytes of a number
+DTYPES = {2: torch.bfloat16, 4: torch.float32}  # by bytes of a number
 ROUNDED = 512  # the allocator on a GPU rounds sizes up to a multiple of this, in bytes
 
 

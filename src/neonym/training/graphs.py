@@ -80,7 +80,7 @@ def recorded_step(recorder: Recorder, model: Model, given: Given, objective: Obj
         gradients = torch.autograd.grad(total, [*trained.values()], materialize_grads=True)
         return Found(losses.detach(), dict(zip(trained, gradients, strict=True)))
 
-    return recorded(recorder, own, compute, [own.inputs.noisy.x_t, *leaves.values()])
+    return recorded(recorder, own, compute, [own.inputs.noisy.x_t, own.inputs.noisy.t, *leaves.values()])
 
 
 def joined_rows(model: Model) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from neonym.training.precision import weight_dtype
 from neonym.training.setup import process_of, samples_at_once
 from neonym.types import ImageRecord
 
-MOST_READERS = 8  # threads that read the images while a GPU encodes those before them
+MOST_READERS = 4  # threads that read the images while a GPU encodes those before them
 
 
 class KeptModel:

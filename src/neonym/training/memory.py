@@ -80,6 +80,10 @@ def with_fit_together(
     """
     run, found = plans[0].run, ways_of(plans, accelerator)
     if found is None:
+        if run.compute.fit == "auto" and accelerator.device.type == "cuda":
+            note(
+                "note: --fit: there is no estimate of the memory that a step of this model needs, so nothing is chosen"
+            )
         return [*plans]
     memory, asked = memory_of(accelerator.device, run.compute.deterministic), found.ways[0]
     precision = precision_for(plans[0], accelerator)

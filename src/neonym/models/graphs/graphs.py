@@ -22,11 +22,9 @@ Given = TypeVar("Given")  # a value that holds tensors: the inputs of a computat
 Found = TypeVar("Found")  # likewise: its outputs
 Returned = TypeVar("Returned")
 
-EAGER_CALLS = 2  # of a shape before it is recorded: a rare one is not worth it
 MOST = 16  # graphs; further shapes are computed without
 IDLE = 200  # calls after which a graph is not needed any more
 MOST_SHAPES = 1000  # whose calls are counted
-MOST_SHORTAGES = 3  # of memory, after which graphs are not worth it
 CLOSE = 0.05  # kernels that add in any order differ by less, relative to the size of the result
 
 
@@ -51,12 +49,15 @@ class Graphs(Generic[Given, Found]):
     What cannot be recorded runs without a graph, and so does everything from then on, which is noted.
     """
 
+    eager_calls = 2  # of a shape before it is recorded: a rare one is not worth it
+    most_shortages = 3  # of memory, after which graphs are not worth it
+
     def __init__(self, recorder: Recorder, note: Callable[[str], None]):
         self.recorder, self.note = recorder, note
         self.graphs: dict[Hashable, Graph[Given, Found]] = {}
         self.calls = self.shortages = 0
         self.last_use: dict[Hashable, int] = {}  # the call that used a graph last
-        self.eager_calls: Counter[Hashable] = Counter()  # of shapes without a graph
+        self.seen: Counter[Hashable] = Counter()  # calls of shapes without a graph
         self.too_large: set[Hashable] = set()
         self.is_off = False
 
@@ -75,10 +76,10 @@ class Graphs(Generic[Given, Found]):
 
     def is_due(self, shape: Hashable) -> bool:
         """Return whether a shape has come up often enough to be recorded, and there is room for another graph."""
-        if len(self.eager_calls) >= MOST_SHAPES:
-            self.eager_calls.clear()
-        self.eager_calls[shape] += 1
-        if shape in self.too_large or self.eager_calls[shape] <= EAGER_CALLS:
+        if len(self.seen) >= MOST_SHAPES:
+            self.seen.clear()
+        self.seen[shape] += 1
+        if shape in self.too_large or self.seen[shape] <= self.eager_calls:
             return False
         if len(self.graphs) >= MOST and any(self.calls - self.last_use[own] > IDLE for own in self.graphs):
             self.release()  # all of them: their memory is one
@@ -110,7 +111,7 @@ class Graphs(Generic[Given, Found]):
 
     def release(self) -> None:
         """Free the memory of all graphs, if there are any. They are recorded again when they are needed."""
-        self.eager_calls.clear()
+        self.seen.clear()
         self.last_use.clear()
         if self.graphs:
             self.graphs.clear()
@@ -121,7 +122,7 @@ class Graphs(Generic[Given, Found]):
         if not self.graphs:
             return False
         self.shortages += 1
-        if self.shortages >= MOST_SHORTAGES:
+        if self.shortages >= self.most_shortages:
             self.turn_off("they and everything else do not fit in memory together")
         self.release()
         return True

@@ -61,8 +61,8 @@ class CudaRecorder:
             torch._C._cuda_endAllocateToPool(stream.device_index, self.pool)
 
     def release(self) -> None:
-        """Free the memory of all graphs."""
-        self.stream, self.pool = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
+        """Free the memory of all graphs. Their stream is used again: libraries keep memory for each."""
+        self.pool = torch.cuda.graph_pool_handle()
         torch.cuda.empty_cache()
 
 

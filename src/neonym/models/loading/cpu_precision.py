@@ -8,8 +8,9 @@ from pathlib import Path
 from neonym.models.source import ModelSource
 
 UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, of Intel, of Arm
-WIDTHS = ("d_model", "hidden_size")  # keys of the width of a token's states, in configs of text encoders
-LARGE = 512  # width of a token's states; in smaller models, little of a step is matrix products
+LARGE = (
+    512  # width of the token table of the widest text encoder; in smaller models, little of a step is matrix products
+)
 
 
 def is_bf16_on_cpu(source: ModelSource) -> bool:
@@ -18,13 +19,7 @@ def is_bf16_on_cpu(source: ModelSource) -> bool:
     It depends on the configs alone: a model whose weights are not downloaded yet gets the precision that it has later.
     """
     suits = source.defaults.mixed_precision.value.startswith("bf16")
-    return suits and width_of_text(source) >= LARGE and has_bf16_units()
-
-
-def width_of_text(source: ModelSource) -> int:
-    """Return the width of a token's states in the widest text encoder, as its config says."""
-    configs = [source.configs[encoder] for encoder in source.encoders]
-    return max(next((int(config[key]) for key in WIDTHS if config.get(key)), 0) for config in configs)
+    return suits and max(source.widths.values(), default=0) >= LARGE and has_bf16_units()
 
 
 @cache

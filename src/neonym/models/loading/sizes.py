@@ -28,17 +28,18 @@ def activations_of(
 ) -> Activations | None:  # fmt: skip
     """Return the activations of one sample of a step; None for a model that cannot be made or called."""
 
-    def compute() -> Activations | None:
+    def compute() -> Activations:
         from neonym.models.activations import counted_activations
 
-        try:
-            return counted_activations(source, tokenizers, step)
-        except Exception:  # libraries fail in any way on invalid configs
-            return None
+        return counted_activations(source, tokenizers, step)
 
-    own = [versions("torch"), repr(source.facts), step.size, step.width, step.chunks, step.without_rows]
-    found = memoized("activations", [*key_of(source), *own], compute)
-    return found and Activations(*found)
+    texts = {name: own.reads_emphasis for name, own in tokenizers.items()}
+    own = [repr(source.facts), source.configs.get("scheduler"), texts]
+    key = [*key_of(source), versions("torch", "neonym"), *own, step.size, step.width, step.chunks, step.without_rows]
+    try:
+        return Activations(*memoized("activations", key, compute))
+    except Exception:  # libraries fail in any way on invalid configs
+        return None
 
 
 def sizes_of(source: ModelSource) -> ModelSizes | None:
