@@ -142,7 +142,7 @@ def two_concepts(tmp_path: Path) -> str:
 
 def test_law_2_words_learn_the_same_alone_and_together(run_for, tmp_path, images):
     config = two_concepts(tmp_path)
-    common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005}
+    common = {"max_train_steps": 10, "eval_samples": 8, "cpu": True, "learning_rate": 0.005, "resolution": "64"}
     both = train(settings(dataset_config=config, output_dir=str(tmp_path / "both"), **common))
     assert [f.stem for f in both.files] == ["mychar4", "zyzzo"]
     first = train(run_for("first", max_train_steps=10, num_vectors_per_token=2))

@@ -127,5 +127,5 @@ def flags_for(images, out, steps: int = 6) -> list[str]:
     """Return the flags of a short CPU run that saves its state after every step."""
     return [
         f"--train_data_dir={images}", "--token_string=mychar4", f"--max_train_steps={steps}", "--eval_samples=8",
-        f"--output_dir={out}", "--cpu", "--train_batch_size=3", "--learning_rate=0.005", "--state_every_n_steps=1", "--flip_aug",
+        f"--output_dir={out}", "--cpu", "--resolution=64", "--train_batch_size=3", "--learning_rate=0.005", "--state_every_n_steps=1", "--flip_aug",
     ]  # fmt: skip
