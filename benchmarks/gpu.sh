@@ -24,7 +24,7 @@ step() { measure "$1" benchmarks.step --device cuda --processes 1 --models_dir "
 sd1=(--model sd1 --resolution 512 --steps 20)
 if [ "$part" = more ]; then
   step step-sd1-bf16 "${sd1[@]}" --precisions bf16 --batch_sizes 1 4 --cases eager neonym compiled
-  measure fits benchmarks.fits --measure --models sd1 sdxl --gigabytes 4 8 12 --models_dir "$models" --json "$out/fits.json"
+  measure fits benchmarks.fits --measure --models sd1 sdxl --gigabytes 4 6 8 12 --models_dir "$models" --json "$out/fits.json"
   exit
 fi
 step step-sd1 "${sd1[@]}" --precisions fp16 --batch_sizes 1 --cases plain cached eager neonym

@@ -257,8 +257,12 @@ def test_latents_that_sd_scripts_cached(run_for, images):
         np.savez(images / f"{i:02}_0128x0128_sd.npz", latents=zeros, **facts)
     np.savez(images / "04_0128x0128_sd.npz", latents=np.zeros((4, 8, 8), np.float32), **facts)
     (images / "05_0128x0128_sd.npz").write_bytes(b"damaged")
-    plain = train(run_for("plain", max_train_steps=2)).files[0].read_bytes()
-    cached = train(run_for("cached", max_train_steps=2, sdscripts_latents=True), [events.append]).files[0].read_bytes()
+    plain = train(run_for("plain", resolution="128", max_train_steps=2)).files[0].read_bytes()
+    cached = (
+        train(run_for("cached", resolution="128", max_train_steps=2, sdscripts_latents=True), [events.append])
+        .files[0]
+        .read_bytes()
+    )
     assert cached != plain
     text = "\n".join(notes_of(events))
     assert "4 images are read from sd-scripts' caches" in text
@@ -267,7 +271,9 @@ def test_latents_that_sd_scripts_cached(run_for, images):
     events.clear()
     Image.open(images / "00.png").convert("RGBA").save(images / "00.png")
     os.utime(images / "00.png", (1, 1))
-    train(run_for("turned", max_train_steps=2, sdscripts_latents=True, flip_aug=True), [events.append])
+    train(
+        run_for("turned", resolution="128", max_train_steps=2, sdscripts_latents=True, flip_aug=True), [events.append]
+    )
     assert "the image is transparent" in "\n".join(notes_of(events))
     assert "has no latents_flipped" in "\n".join(notes_of(events))
 

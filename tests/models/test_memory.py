@@ -116,6 +116,19 @@ def test_the_vae_decides_if_it_needs_more_than_a_step(full):
     assert huge.reserve == pytest.approx(RESERVE + 0.1 * huge.encoding)
 
 
+def test_a_unet_is_away_while_the_vae_encodes_before_the_first_step():
+    source = identify("builtin:emoji")
+    sizes = sizes_of(source)
+    assert sizes is not None
+    needs = Needs(sizes, STEP, Activations(1e9, 1e9, 9e9))
+    first, each = (
+        estimate(needs, Choice(Storage())),
+        estimate(needs._replace(step=replace(STEP, keeps_vae=True)), Choice(Storage())),
+    )
+    assert first.total == first.encoding + first.reserve
+    assert each.total == each.weights + each.encoding + each.reserve
+
+
 @pytest.mark.parametrize("scheme", [None, *SCHEMES])
 def test_weights_take_what_is_estimated(scheme, small_flux):
     """The bytes of a network that is really quantized and swapped, except for scales and alignment."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from neonym.generation.source_images import image_tensor, keep_masked, mask_tens
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.graphs.graphs import with_room
 from neonym.models.model import Model
+from neonym.models.room import room_for_vae
 from neonym.types import Conditions, TextCond
 
 if TYPE_CHECKING:
@@ -200,8 +202,15 @@ class Pipeline:
 
     def encode(self, images: Sequence[Image.Image]) -> Tensor:
         """Return the means of the latents of images, [B,C,h,w]; the images are encoded one by one."""
-        moments = [with_room(self.graphs, partial(self.vae.encode, image_tensor(image))) for image in images]
+        with self.room_for_vae() as room:
+            moments = [room(partial(self.vae.encode, image_tensor(image))) for image in images]
         return self.vae.mean(torch.cat(moments).float())
+
+    @contextmanager
+    def room_for_vae(self) -> Iterator[Callable[[Callable[[], Tensor]], Tensor]]:
+        """Yield a function that returns what a function of the VAE returns, which gets memory of the graphs and the model."""
+        with room_for_vae(self.model) as room:
+            yield lambda compute: room(partial(with_room, self.graphs, compute))
 
     def decode(self, latents: Tensor, jobs: Sequence[Job]) -> list[Image.Image]:
         """Return the images of latents [B,C,h,w]; the part that a mask keeps is restored bit for bit.
@@ -210,8 +219,9 @@ class Pipeline:
         """
         size, images = self.rules.vae_batch_size, []
         together = int(size) if size >= 1 else max(1, int(size * len(jobs)))
-        for part in latents.split(together):
-            decoded = with_room(self.graphs, partial(self.vae.decode, part))  # [b,3,H,W] in -1..1
+        with self.room_for_vae() as room:
+            parts = [room(partial(self.vae.decode, part)) for part in latents.split(together)]  # [b,3,H,W] in -1..1
+        for decoded in parts:
             if not decoded.isfinite().all():
                 seeds = ", ".join(str(job.seed) for job in jobs)
                 fix = "Lower --scale or the emphasis in the prompt; with --fp16, add --no_half_vae"

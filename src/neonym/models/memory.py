@@ -111,6 +111,7 @@ class Estimate(NamedTuple):
     weights: float
     activations: float
     encoding: float  # what the VAE needs before the first step
+    is_alone: bool = False  # whether the weights can leave the device while it encodes
 
     @property
     def reserve(self) -> float:
@@ -120,15 +121,17 @@ class Estimate(NamedTuple):
     @property
     def total(self) -> float:
         """All bytes, with a reserve."""
-        return self.weights + max(self.activations, self.encoding) + self.reserve
+        beside = 0 if self.is_alone else self.weights
+        return max(self.weights + self.activations, beside + self.encoding) + self.reserve
 
 
 def estimate(needs: Needs, choice: Choice) -> Estimate:
     """Return the memory that a training step needs on its device."""
     model, step, own = needs
     vae, one = model.vae.numbers.memory(None, 4), own.checkpointed if choice.checkpointing else own.plain
-    samples = min(step.samples, choice.samples or step.samples)
-    return Estimate(weights_on(model, step, choice.storage), one * samples + vae * step.keeps_vae, own.encoding + vae)
+    samples, is_alone = min(step.samples, choice.samples or step.samples), not (model.denoiser.blocks or step.keeps_vae)
+    weights, activations = weights_on(model, step, choice.storage), one * samples + vae * step.keeps_vae
+    return Estimate(weights, activations, own.encoding + vae, is_alone)
 
 
 def weights_on(model: ModelSizes, step: Step, storage: Storage) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from neonym.data.shared_moments import SharedMoments
 from neonym.io.memo import cache_folder
 from neonym.models.loading.weight_files import state_of
 from neonym.models.model import Model, load_model
+from neonym.models.room import room_for_vae
 from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
@@ -109,12 +111,13 @@ def encode_images(
 
     records = [*plan.concept.records, *plan.concept.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
-    moments = cache_moments(
-        records, model.vae.encode, source.vae_hash(), folder, progress, events.note, events.warn, known, shared,
-        readers=0 if model.device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1),
-    )  # fmt: skip
-    if not plan.encodes_in_each_step:
-        model.vae.to("cpu")
+    with room_for_vae(model) as room:
+        moments = cache_moments(
+            records, lambda pixels: room(partial(model.vae.encode, pixels)), source.vae_hash(), folder, progress, events.note, events.warn, known, shared,
+            readers=0 if model.vae.device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1),
+        )  # fmt: skip
+        if not plan.encodes_in_each_step:
+            model.vae.to("cpu")
     return Latents(moments, model.vae.encode)
 
 
