@@ -30,7 +30,7 @@ fi
 step step-sd1 "${sd1[@]}" --precisions fp16 --batch_sizes 1 --cases plain cached eager neonym
 NEONYM_TEST_CUDA=1 timeout 180 "$python" -m pytest --quiet tests/training/test_cuda.py \
   tests/generation/test_prediction_graphs.py
-step step-sd1-batches "${sd1[@]}" --precisions fp16 --batch_sizes 4 16 --cases plain cached neonym
+step step-sd1-batches "${sd1[@]}" --precisions fp16 --batch_sizes 4 16 --cases plain cached neonym channels_last
 step step-sdxl --model sdxl --resolution 1024 --steps 10 --precisions fp16 --batch_sizes 1 --cases plain cached neonym
 measure lanes benchmarks.lanes --device cuda --model "$models/sd1" --words 16 --steps 20 --lanes 1 16 --processes 0 \
   --json "$out/lanes.json"

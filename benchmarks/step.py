@@ -5,8 +5,8 @@
 
 `plain` is a loop as in diffusers' example, `cached` the same with latents that are encoded once, as in sd-scripts
 (benchmarks/step_loops.py). `neonym` is the whole program, from its command to its last step, with its events and saved
-states; `eager` is the same with --cuda_graphs=off, and `compiled` with --torch_compile. `sd1` and `sdxl` are models of
-full size with random weights.
+states; `eager` is the same with --cuda_graphs=off, `compiled` with --torch_compile, and `channels_last` with the
+denoiser in that memory format, as it always is on a CPU. `sd1` and `sdxl` are models of full size with random weights.
 
 Each case runs in a process of its own, so that peak memory is its own. The cases of a row run in turn, and the fastest
 of several processes counts. A step's share of the matmul ceiling is of a large matrix product on the same device.
@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import torch
@@ -125,12 +126,26 @@ def neonym_case(args: argparse.Namespace) -> dict[str, Any]:
     return watch.found
 
 
+def channels_last_case(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the steps of a run whose denoiser is in channels-last memory format."""
+    from neonym.training.load import load_frozen_model
+
+    def load(*given: Any) -> Any:
+        model = load_frozen_model(*given)
+        model.denoiser.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return model
+
+    with patch("neonym.training.lanes.load_frozen_model", load):
+        return neonym_case(args)
+
+
 CASES = {
     "plain": lambda args: plain_case(args, is_cached=False),
     "cached": lambda args: plain_case(args, is_cached=True),
     "neonym": neonym_case,
     "eager": neonym_case,
     "compiled": neonym_case,
+    "channels_last": channels_last_case,
 }
 
 
