@@ -27,8 +27,10 @@ from support.checks import settings
 from support.data_sets import make_images
 from support.families import SIDE, tiny_model, tiny_t5
 
-CPU = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no")
-GPU = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no")  # whose memory is not that of the CPU
+CPU = SimpleNamespace(device=torch.device("cpu"), mixed_precision="no", num_processes=1)
+GPU = SimpleNamespace(
+    device=torch.device("cuda"), mixed_precision="no", num_processes=1
+)  # whose memory is not that of the CPU
 T5 = "text_encoder_2"
 STEP = Step((SIDE, SIDE), 1, 4)
 
@@ -273,6 +275,15 @@ def test_a_vae_that_encodes_in_every_step_stays_beside_the_model(unet_plan):
     needs = needs_of(plain.source, plain.tokenizers, without)
     more = [estimate(needs._replace(step=step), Choice(Storage())).activations for step in (without, beside)]
     assert more[1] - more[0] == 4 * sum(needs.sizes.vae.numbers) > 0
+
+
+def test_a_cpu_that_does_not_hold_the_model_is_no_place_to_wait(unet_plan, monkeypatch):
+    """The estimate of encoding then includes the weights."""
+    plan = unet_plan()
+    with_memory(monkeypatch, 1e12)
+    assert memory.ways_of([plan], GPU).needs.step.can_leave
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    assert not memory.ways_of([plan], GPU).needs.step.can_leave
 
 
 def test_nothing_is_chosen_for_a_unet_on_a_cpu(unet_plan, monkeypatch):

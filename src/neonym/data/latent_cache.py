@@ -138,7 +138,8 @@ def cache_moments(
     shared = SharedMoments() if shared is None else shared
     moments = dict(known or {})
     names = {key: name for key, name in entry_names(records, vae_hash).items() if key not in moments}
-    common = {record.path for record in records if record.is_reg}
+    regular = {record.path for record in records if record.is_reg}
+    common = {name for key, name in names.items() if key[0] in regular}
     entries, of_others = EntryFolder(folder, note), shared.find(names.values())
     for name, found in of_others.items():
         if not entries.has(name):
@@ -157,13 +158,12 @@ def cache_moments(
     with closing(ahead(read, wanted, readers)) as images:
         for done, (name, found) in enumerate(zip(wanted, images, strict=True)):
             progress(done, len(wanted))
-            path = wanted[name][0]
             if isinstance(found, np.ndarray):
-                plain += [path.name] if is_one_colour(found) else []
+                plain += [wanted[name][0].name] if is_one_colour(found) else []
                 found = encoded(found, encode)
                 entries.write(name, found)
             by_name[name] = found
-            shared.add(name, found, is_common=path in common)
+            shared.add(name, found, is_common=name in common)
     progress(len(wanted), len(wanted))
     moments |= {key: by_name[name] for key, name in names.items() if name in by_name}
     if plain:

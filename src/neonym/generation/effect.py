@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from neonym.generation.source_images import image_tensor
 from neonym.generation.worth import CaptionedBatch, Rows, Worth, measure_worth
 from neonym.models.encoders.rows import nearest_tokens
 from neonym.models.model import Model
+from neonym.models.room import room_for_vae
 from neonym.types import Batch, Conditions, Embedding, TextCond
 
 WORD, COPY = "neonymword", "neonymcopy"  # no prompt contains these names, and no syntax changes them
@@ -87,7 +89,8 @@ def measure_effect(
 
 def worth_on_images(model: Model, images: Sequence[Image.Image], caption: str, start: Rows, learned: Rows) -> Worth:
     """Return the worth of the word on images of the model's native size, noised to levels spread over 0 to 1."""
-    moments = torch.cat([image_moments(model, image) for image in images])  # [I,2C,h,w]
+    with room_for_vae(model) as room:
+        moments = torch.cat([room(partial(image_moments, model, image)) for image in images])  # [I,2C,h,w]
     side, batches = float(model.source.native_size), []
     for first in range(0, SAMPLES, BATCH_SIZE):
         which = range(first, min(first + BATCH_SIZE, SAMPLES))

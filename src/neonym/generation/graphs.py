@@ -28,7 +28,7 @@ class Given:
 
 
 class PredictionGraphs(Graphs[Given, Tensor]):
-    """The predictions of a model by graphs. Recording one takes two predictions, so a single image does without."""
+    """The predictions of a model by graphs. Recording one takes two predictions, so up to 20 steps do without."""
 
     eager_calls = 20
     most_shortages = 1

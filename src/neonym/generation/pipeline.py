@@ -208,7 +208,10 @@ class Pipeline:
 
     @contextmanager
     def room_for_vae(self) -> Iterator[Callable[[Callable[[], Tensor]], Tensor]]:
-        """Yield a function that returns what a function of the VAE returns, which gets memory of the graphs and the model."""
+        """Yield a function that returns what a function of the VAE returns.
+
+        If memory does not suffice, the VAE gets that of the graphs first, then that of the model.
+        """
         with room_for_vae(self.model) as room:
             yield lambda compute: room(partial(with_room, self.graphs, compute))
 

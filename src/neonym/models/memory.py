@@ -67,6 +67,7 @@ class Step:
     without_rows: tuple[str, ...] = ()  # encoders that learn nothing, so that nothing in them is kept
     chunks: int = 1  # of a caption in CLIP
     keeps_vae: bool = False  # it encodes images in every step
+    can_leave: bool = True  # the memory of the CPU holds a U-Net and its encoders while the VAE encodes
 
 
 class Needs(NamedTuple):
@@ -129,7 +130,8 @@ def estimate(needs: Needs, choice: Choice) -> Estimate:
     """Return the memory that a training step needs on its device."""
     model, step, own = needs
     vae, one = model.vae.numbers.memory(None, 4), own.checkpointed if choice.checkpointing else own.plain
-    samples, is_alone = min(step.samples, choice.samples or step.samples), not (model.denoiser.blocks or step.keeps_vae)
+    samples = min(step.samples, choice.samples or step.samples)
+    is_alone = step.can_leave and not (model.denoiser.blocks or step.keeps_vae)
     weights, activations = weights_on(model, step, choice.storage), one * samples + vae * step.keeps_vae
     return Estimate(weights, activations, own.encoding + vae, is_alone)
 

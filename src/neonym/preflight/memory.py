@@ -94,8 +94,8 @@ def memory_table(
     """Return the gigabytes that a step is estimated to need on a GPU, for each precision of the weights.
 
     The ways are: as it is, with one sample at a time, with gradient checkpointing too, with half of the blocks swapped
-    too, and with all. The table is empty for models without an estimate, and without a GPU for those with a U-Net: runs of
-    the larger ones are often planned on another machine, which is worth the seconds that counting takes.
+    too, and with all. The table is empty for models without an estimate, and without a GPU for those with a U-Net. Runs of
+    the others, which are larger, are often planned on another machine, which is worth the seconds that counting takes.
     """
     if not datasets or (is_on_cpu(run) and not source.family.denoiser.blocks):
         return {}

@@ -19,7 +19,7 @@ from neonym.data.shared_moments import SharedMoments
 from neonym.io.memo import cache_folder
 from neonym.models.loading.weight_files import state_of
 from neonym.models.model import Model, load_model
-from neonym.models.room import room_for_vae
+from neonym.models.room import is_together, room_for_vae
 from neonym.models.source import ModelSource
 from neonym.preflight.plan import TrainingPlan
 from neonym.runs.dispatcher import Dispatcher
@@ -51,7 +51,7 @@ class KeptModel:
 
     def get(self, kind: tuple[object, ...], load: Callable[[], Model]) -> Model:
         """Return the kept model if it is of this kind, else the one that `load` returns, which is kept then."""
-        if self._model is None or self._kind != kind:
+        if self._model is None or self._kind != kind or not is_together(self._model):
             self._model = None  # its memory is needed
             self.moments.forget()
             self._kind, self._model = kind, load()
@@ -111,10 +111,11 @@ def encode_images(
 
     records = [*plan.concept.records, *plan.concept.held_out]
     known = sdscripts_latents(records, source, events) if plan.run.dataset.sdscripts_latents else {}
+    readers = 0 if model.vae.device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1)
     with room_for_vae(model) as room:
         moments = cache_moments(
-            records, lambda pixels: room(partial(model.vae.encode, pixels)), source.vae_hash(), folder, progress, events.note, events.warn, known, shared,
-            readers=0 if model.vae.device.type == "cpu" else min(MOST_READERS, os.cpu_count() or 1),
+            records, lambda pixels: room(partial(model.vae.encode, pixels)), source.vae_hash(), folder, progress,
+            events.note, events.warn, known, shared, readers,
         )  # fmt: skip
         if not plan.encodes_in_each_step:
             model.vae.to("cpu")

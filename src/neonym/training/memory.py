@@ -25,6 +25,7 @@ from neonym.models.memory import (
     estimate,
     fitting_choice,
     smaller_batches,
+    weights_on,
 )
 from neonym.models.source import ModelSource
 from neonym.models.storage import Scheme, Storage
@@ -120,6 +121,9 @@ def ways_of(plans: Sequence[TrainingPlan], accelerator: Accelerator) -> Ways | N
     needs = needs_of(plan.source, plan.tokenizers, step_of(plans, accelerator, is_open))
     if needs is None:
         return None
+    weights = weights_on(needs.sizes, needs.step, Storage()) * accelerator.num_processes
+    can_leave = weights <= psutil.virtual_memory().total / 2
+    needs = needs._replace(step=replace(needs.step, can_leave=can_leave))
     is_whole = is_fitted(plan.run)
     ways = ways_on(device, plans, needs) if is_whole else [choice_of(plan.run, plan.source, device)]
     batches = smaller_batches(needs.step.samples) if is_open else (None,)

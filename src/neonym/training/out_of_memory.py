@@ -34,10 +34,10 @@ def ways_to_save(lanes: Lanes) -> Iterator[str]:
     compute, device = plan.run.compute, lanes.accelerator.device
     width = weight_dtype(lanes.accelerator).itemsize
     step = largest_step(plan.run, plan.source, plan.datasets, samples_at_once(plan, device), width)
-    samples = step.samples
-    if samples > 1:
+    samples, takes_steps = step.samples, bool(lanes.runs)  # else the model, or the VAE for an image, did not fit
+    if samples > 1 and takes_steps:
         yield f"--micro_batch_size=1 saves {100 * (samples - 1) // samples} % of what a step of {samples} samples takes"
-    if not compute.gradient_checkpointing:
+    if takes_steps and not compute.gradient_checkpointing:
         yield f"--gradient_checkpointing {saved_by_checkpointing(plan, step)}; a step takes about 50 % longer"
     freed = denoiser_weights(plan.source) * (width - 1) / GB
     if freed and compute.base_precision in ("auto", "bf16"):

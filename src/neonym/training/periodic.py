@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from neonym.errors import UserError
+from neonym.models.room import NoWayBackError
 from neonym.preflight.milestones import is_due
 from neonym.runs.events import Evaluated, Sampled, Saved
 from neonym.runs.outputs import SAMPLE_NOW, SAVE_NOW
@@ -91,6 +92,8 @@ def sample(run: Session, tag: str) -> None:
         run.graphs.release()  # the decoder needs the memory
     try:
         files = run.sample_renderer.render(run.model, run.state.concept, tag)
+    except NoWayBackError:
+        raise
     except Exception as error:  # whatever a sampler, a full disk or too small a GPU raises
         run.events.warn(f"no sample images at {tag}: {error}")
         return

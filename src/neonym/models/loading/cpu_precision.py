@@ -8,9 +8,8 @@ from pathlib import Path
 from neonym.models.source import ModelSource
 
 UNITS = {"avx512_bf16", "amx_bf16", "bf16"}  # of Intel and AMD, of Intel, of Arm
-LARGE = (
-    512  # width of the token table of the widest text encoder; in smaller models, little of a step is matrix products
-)
+# Width of the token table of the widest text encoder. In smaller models, little of a step is matrix products.
+LARGE = 512
 
 
 def is_bf16_on_cpu(source: ModelSource) -> bool:

@@ -13,6 +13,8 @@ from neonym.models.memory import Activations, ModelSizes, Needs, Numbers, PartSi
 from neonym.models.source import ModelSource
 from neonym.models.tokenizers.word_tokenizer import WordTokenizer
 
+_uncountable: set[str] = set()  # keys of models that could not be made or called, in this process
+
 
 def needs_of(source: ModelSource, tokenizers: Mapping[str, WordTokenizer], step: Step) -> Needs | None:
     """Return what a step of a model needs memory for.
@@ -36,9 +38,12 @@ def activations_of(
     texts = {name: own.reads_emphasis for name, own in tokenizers.items()}
     own = [repr(source.facts), source.configs.get("scheduler"), texts]
     key = [*key_of(source), versions("torch", "neonym"), *own, step.size, step.width, step.chunks, step.without_rows]
+    if repr(key) in _uncountable:
+        return None
     try:
         return Activations(*memoized("activations", key, compute))
     except Exception:  # libraries fail in any way on invalid configs
+        _uncountable.add(repr(key))
         return None
 
 
