@@ -202,7 +202,7 @@ def test_a_word_is_learned_with_a_quantized_model(run_for, tmp_path, flags):
     """It is nearly the same word, and its sample images come from the quantized model."""
     prompts = tmp_path / "p.txt"
     prompts.write_text("a mychar4 --s 2")
-    options = {"max_train_steps": 4, "learning_rate": 0.02}
+    options = {"max_train_steps": 4, "learning_rate": 0.02, "resolution": "128"}
     exact = train(run_for("exact", **options))
     small = train(run_for("small", sample_prompts=str(prompts), sample_every_n_steps=4, **flags, **options))
     a, b = (read_embedding(r.files[0]).vectors["text_encoder"] for r in (exact, small))

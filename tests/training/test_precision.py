@@ -52,4 +52,4 @@ def test_auto_is_bf16_for_large_models_on_a_cpu_with_units(monkeypatch):
     assert len(notes) == 1
     own = settings(train_data_dir="x", mixed_precision="fp16")
     assert with_precision(own, source, notes.append).compute.mixed_precision == "fp16"
-    assert cpu_precision.width_of_text(source) < cpu_precision.LARGE
+    assert max(source.widths.values()) < cpu_precision.LARGE

@@ -34,9 +34,7 @@ def memoized(kind: str, key: object, compute: Callable[[], Value]) -> Value:
     kept = read_memo(file)
     if "found" in kept:
         return kept["found"]
-    if file in _unwritten:
-        return _unwritten[file]
-    found = compute()
+    found = _unwritten.pop(file) if file in _unwritten else compute()
     if not write_memo(file, {"found": found}):
         _unwritten[file] = found
     return found
