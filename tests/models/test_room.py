@@ -14,7 +14,11 @@ import torch
 from torch import nn
 
 from neonym import train
+from neonym.config.generate import GenerateSettings
+from neonym.errors import UserError
 from neonym.generation.pipeline import Pipeline
+from neonym.generation.request.prepare import prepare
+from neonym.generation.run import GenerationSession
 from neonym.models import room as rooms
 from neonym.models.model import Model, load_model
 from neonym.models.room import NoWayBackError, is_together, move, room_for_vae
@@ -160,6 +164,14 @@ def test_a_model_that_cannot_come_back_ends_the_run_and_is_not_kept(run_for, mon
     move([model.denoiser], torch.device("meta"))
     assert not is_together(model)
     assert kept.get((), load_model) is not model
+
+
+def test_generation_says_that_a_model_is_in_two_places(tmp_path):
+    """Prompts that are typed after such an error end with the same paragraph."""
+    session = GenerationSession(prepare(GenerateSettings(prompt=("a cat",), cpu=True, outdir=str(tmp_path))))
+    move([session.model.denoiser], torch.device("meta"))
+    with pytest.raises(UserError, match="could not return to the GPU"):
+        next(session.generate([JOB]))
 
 
 def test_models_of_blocks_and_those_that_the_cpu_does_not_hold_stay(monkeypatch, tmp_path):

@@ -28,6 +28,7 @@ from neonym.generation.sheets import contact_sheet
 from neonym.generation.start_noise import NoiseChange
 from neonym.models.loading.weight_files import hash_of_files
 from neonym.models.model import device_named, load_model
+from neonym.models.room import is_together
 from neonym.models.source import ModelSource
 
 
@@ -60,6 +61,9 @@ class GenerationSession:
 
     def generate_batch(self, batch: list[Job]) -> Iterator[tuple[Path, Image.Image]]:
         """Yield the file and the image of each of several jobs of one shape. Raises UserError."""
+        if not is_together(self.model):  # after an error of which the user has read
+            what = "a part of the model could not return to the GPU, whose memory was taken meanwhile"
+            raise UserError(what, self.model.source.name, "Start the command again")
         try:
             stages = self.pipeline.generate_stages(batch)
         except (MemoryError, torch.OutOfMemoryError) as error:
